@@ -1,0 +1,213 @@
+# What can be done here: `make help`. `make check` is what CI runs.
+
+PYTHON   ?= python3
+VENV     := .venv
+CODEGEN  := .venv-codegen
+BIN      := $(VENV)/bin
+TOOLS    := build/tools
+RUN      := $(VENV)/.run-stamp
+DEV      := $(VENV)/.dev-stamp
+GEN      := $(CODEGEN)/.stamp
+CODE     := agentmesh meshd meshctl tests bench examples
+# Of the rooms named above, those that exist by now.
+PRESENT   = $(wildcard $(CODE))
+
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# ---- environments --------------------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): requirements/run.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/run.txt
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUN)
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(GEN): requirements/codegen.txt
+	@test -x $(CODEGEN)/bin/python || $(PYTHON) -m venv $(CODEGEN)
+	$(CODEGEN)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/codegen.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(DEV) $(GEN) ## Make both environments: .venv and .venv-codegen
+
+# ---- the contract and its Python stubs -------------------------------------------------------------------------
+
+# proto path = package path, so generated imports need no rewriting. Everything is made in build/python-stubs
+# first: a proto that does not compile leaves the committed stubs alone.
+STUBS_NEW   := build/python-stubs
+STUBS       := agentmesh/options/v1 agentmesh/v1
+PROTO_FILES  = $(sort $(wildcard proto/agentmesh/*/*.proto proto/agentmesh/*/*/*.proto))
+
+# Our sources need no more than protoc brings along; google/rpc comes from googleapis-common-protos.
+define generate
+rm -rf $(STUBS_NEW) && mkdir -p $(STUBS_NEW)
+PATH="$(CURDIR)/$(CODEGEN)/bin:$$PATH" $(CODEGEN)/bin/python -m grpc_tools.protoc \
+	--proto_path=proto --proto_path="$$($(CODEGEN)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	--python_out=$(STUBS_NEW) --grpc_python_out=$(STUBS_NEW) \
+	--mypy_out=quiet,readable_stubs:$(STUBS_NEW) --mypy_grpc_out=quiet,readable_stubs:$(STUBS_NEW) \
+	$(PROTO_FILES)
+find $(STUBS_NEW) -name '*_pb2_grpc.py*' -exec grep -LE '^class [A-Za-z]+Stub\b' {} + | xargs -r rm -f
+endef
+
+.PHONY: proto
+proto: $(GEN) ## Regenerate the Python stubs under agentmesh/ from proto/
+	@$(generate)
+	@for room in $(STUBS); do \
+		mkdir -p $$room; rm -f $$room/*_pb2*.py $$room/*_pb2*.pyi; \
+		test ! -d $(STUBS_NEW)/$$room || cp $(STUBS_NEW)/$$room/* $$room/; \
+	done
+
+.PHONY: proto-check
+proto-check: $(GEN) ## Fail if the committed stubs are not what proto/ makes
+	@$(generate)
+	@for room in $(STUBS); do \
+		diff --recursive --brief --exclude=__init__.py --exclude=__pycache__ $(STUBS_NEW)/$$room $$room \
+		|| { echo 'The stubs are not what proto/ makes: run "make proto" and commit the result.' >&2; exit 1; }; \
+	done
+
+# ---- checks ----------------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(DEV) ## Style: ruff's rules and format
+	@$(BIN)/ruff check $(PRESENT)
+	@$(BIN)/ruff format --check --quiet --diff $(PRESENT)
+
+.PHONY: format
+format: $(DEV) ## Put the style right where a program can
+	@$(BIN)/ruff check --fix --exit-zero --quiet $(PRESENT)
+	@$(BIN)/ruff format $(PRESENT)
+
+.PHONY: types
+types: $(DEV) ## Types: mypy --strict
+	@$(BIN)/mypy $(PRESENT)
+
+.PHONY: walls
+walls: $(DEV) ## Floors and rooms: who may import whom
+	@$(BIN)/lint-imports
+
+# The version last released is the first one that a change can break; before it there is nothing to compare with.
+.PHONY: contract
+contract: $(DEV) ## The contract: buf lint, and buf breaking against the last release tag
+	@$(BIN)/buf lint
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || true); \
+	if test -n "$$tag"; then $(BIN)/buf breaking --against ".git#tag=$$tag"; fi
+
+.PHONY: test
+test: $(DEV) ## All tests; PYTEST="-k word" narrows them
+	@$(BIN)/python -m pytest $(PYTEST)
+
+.PHONY: check
+check: lint types walls contract proto-check test ## All that CI asks for
+
+# ---- to look at it working -------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(RUN) ## A mesh, a few agents and their tasks, in one minute
+	@$(BIN)/python -m examples.demo
+
+.PHONY: bench
+bench: $(RUN) ## Measure it on this machine
+	@$(BIN)/python -m bench
+
+# ---- stubs for other languages ---------------------------------------------------------------------------------
+
+PROTOC_GEN_GO      := 1.36.12
+PROTOC_GEN_GO_GRPC := 1.6.2
+GRPC_GO            := 1.85.0
+PROTOC_GEN_ES      := 2.17.0
+TYPESCRIPT         := 5.9.3
+GRPC_JAVA          := 1.78.0
+PROTOBUF_JAVA      := 4.33.0
+GUAVA              := 33.5.0-jre
+
+HAVE_GO   := $(and $(shell command -v go),go)
+HAVE_TS   := $(and $(shell command -v node),$(shell command -v npm),ts)
+HAVE_JAVA := $(and $(shell command -v javac),$(shell command -v mvn),java)
+LANGUAGES := $(HAVE_GO) $(HAVE_TS) $(HAVE_JAVA)
+SKIPPED   := $(filter-out $(LANGUAGES),go ts java)
+OUT       := build/stubs
+
+# As Maven names platforms.
+PLATFORM  := $(subst Darwin,osx,$(subst Linux,linux,$(shell uname -s)))-$(subst amd64,x86_64,$(subst arm64,aarch_64,$(subst aarch64,aarch_64,$(shell uname -m))))
+MVN_COPY   = mvn --batch-mode --quiet dependency:copy -Dmdep.overWriteReleases=false
+
+$(TOOLS)/go: Makefile
+	mkdir -p $(TOOLS)/bin
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@v$(PROTOC_GEN_GO)
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v$(PROTOC_GEN_GO_GRPC)
+	@touch $@
+
+$(TOOLS)/ts: Makefile
+	mkdir -p $(TOOLS)
+	npm install --silent --no-audit --no-fund --prefix $(TOOLS) \
+		@bufbuild/protoc-gen-es@$(PROTOC_GEN_ES) @bufbuild/protobuf@$(PROTOC_GEN_ES) typescript@$(TYPESCRIPT)
+	@touch $@
+
+$(TOOLS)/java: Makefile
+	mkdir -p $(TOOLS)/bin $(TOOLS)/jars
+	$(MVN_COPY) -Dartifact=io.grpc:protoc-gen-grpc-java:$(GRPC_JAVA):exe:$(PLATFORM) -DoutputDirectory=$(TOOLS)/bin
+	install -m 0755 $(TOOLS)/bin/protoc-gen-grpc-java-$(GRPC_JAVA)-$(PLATFORM).exe $(TOOLS)/bin/protoc-gen-grpc-java
+	for jar in io.grpc:grpc-api:$(GRPC_JAVA) io.grpc:grpc-stub:$(GRPC_JAVA) io.grpc:grpc-protobuf:$(GRPC_JAVA) \
+		com.google.protobuf:protobuf-java:$(PROTOBUF_JAVA) com.google.guava:guava:$(GUAVA); do \
+		$(MVN_COPY) -Dartifact=$$jar -DoutputDirectory=$(TOOLS)/jars || exit 1; \
+	done
+	@touch $@
+
+# buf.gen.yaml without the lines of the languages whose toolchain is missing.
+.PHONY: stubs
+stubs: $(DEV) $(GEN) $(addprefix $(TOOLS)/,$(LANGUAGES)) ## Stubs for Go, TypeScript and Java, under build/stubs
+	@rm -rf $(OUT) && mkdir -p $(OUT)
+	@grep -vE '$(OUT)/($(or $(subst $() ,|,$(strip $(SKIPPED))),none)),' buf.gen.yaml > build/buf.gen.yaml
+	@$(BIN)/buf generate --template build/buf.gen.yaml
+	@echo 'made: $(or $(LANGUAGES),none)$(if $(SKIPPED),; skipped, no toolchain: $(SKIPPED))'
+
+.PHONY: stubs-check
+stubs-check: stubs $(addprefix stubs-check-,$(LANGUAGES)) ## Compile those stubs, each where its toolchain is present
+	@echo 'compiled: $(or $(LANGUAGES),none)$(if $(SKIPPED),; skipped, no toolchain: $(SKIPPED))'
+
+.PHONY: stubs-check-go stubs-check-ts stubs-check-java
+stubs-check-go: stubs
+	@cd $(OUT)/go && go mod init agentmesh/gen 2>/dev/null \
+		&& go mod edit -require=google.golang.org/grpc@v$(GRPC_GO) -require=google.golang.org/protobuf@v$(PROTOC_GEN_GO) \
+		&& go mod tidy 2>/dev/null && go vet ./...
+
+stubs-check-ts: stubs
+	@ln -sfn ../tools/node_modules $(OUT)/node_modules
+	@cd $(OUT)/ts && ../node_modules/.bin/tsc --noEmit --strict --target es2022 --module nodenext \
+		--skipLibCheck $$(find . -name '*.ts')
+
+stubs-check-java: stubs
+	@javac -nowarn -proc:none -Xlint:none -d $(OUT)/java-classes -cp '$(TOOLS)/jars/*' $$(find $(OUT)/java -name '*.java') 2>&1 \
+		| { grep -vE 'unknown enum constant|^ *reason: class file|warnings?$$|^Note:' || true; }
+	@test -n "$$(find $(OUT)/java-classes -name '*.class' 2>/dev/null)"
+
+# ---- upkeep ----------------------------------------------------------------------------------------------------
+
+LOCK := --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	--python-version 3.11
+
+.PHONY: lock
+lock: ## Pin the newest versions that pyproject.toml admits: requirements/*.txt
+	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python $(PIP_INSTALL) uv; }
+	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade pyproject.toml --extra meshd --extra meshctl --group build \
+		--output-file requirements/run.txt
+	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade pyproject.toml --extra meshd --extra meshctl --group dev \
+		--constraint requirements/run.txt --output-file requirements/dev.txt
+	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade --group codegen --output-file requirements/codegen.txt
+
+.PHONY: clean
+clean: ## Remove all that was built, environments included
+	rm -rf build dist $(VENV) $(CODEGEN) .venv-lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

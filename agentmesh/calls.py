@@ -1,0 +1,106 @@
+"""Unary calls that outlive a restart of the daemon, made on the gRPC thread.
+
+Rule: a call is repeated only when repeating it is safe, which every method of the contract is that the SDK sends
+through here (submits carry an id chosen by the client), and only while its own deadline lasts. A CANCELLED that came
+over the wire counts as unreachable: an overloaded daemon sheds calls that way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from agentmesh.backoff import Backoff, Clock, SystemClock
+from agentmesh.connection import Target, call_metadata, open_channel
+from agentmesh.errors import MeshError, Refused, Unreachable, from_rpc_error
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+#: Longest wait for the answer to one try.
+TRY_TIMEOUT_S = 10.0
+
+
+class Caller:
+    """A channel and how calls are made over it. All coroutines run on the gRPC thread."""
+
+    def __init__(
+        self,
+        target: Target,
+        token: Callable[[], str | None],
+        *,
+        retry_for_s: float,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._target = target
+        self._token = token
+        self._retry_for_s = retry_for_s
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._channel: grpc.aio.Channel | None = None
+
+    def channel(self) -> grpc.aio.Channel:
+        """The channel, opened with the first call."""
+        if self._channel is None:
+            self._channel = open_channel(self._target)
+        return self._channel
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Metadata for the next call."""
+        return call_metadata(self._token())
+
+    def deadline_s(self, retry_for_s: float | None = None) -> float:
+        """Until when retries of a call that starts now may go on, on this caller's clock."""
+        return self._clock.monotonic() + (self._retry_for_s if retry_for_s is None else retry_for_s)
+
+    def backoff(self) -> Backoff:
+        """Fresh pauses for one call."""
+        return Backoff(self._rng)
+
+    async def call(
+        self,
+        method: Callable[[grpc.aio.Channel], grpc.aio.UnaryUnaryMultiCallable[Q, R]],
+        request: Q,
+        *,
+        deadline_s: float | None = None,
+        timeout_s: float = TRY_TIMEOUT_S,
+    ) -> R:
+        """Calls until an answer comes or `deadline_s` is over; the last error is raised then.
+
+        The first try is always made, and may take `timeout_s`.
+        """
+        deadline_s = self.deadline_s() if deadline_s is None else deadline_s
+        backoff = self.backoff()
+        while True:
+            try:
+                return await method(self.channel())(request, timeout=timeout_s, metadata=self.metadata())
+            except grpc.aio.AioRpcError as error:
+                await self.pause_or_raise(from_rpc_error(error), backoff, deadline_s)
+
+    async def pause_or_raise(self, error: MeshError, backoff: Backoff, deadline_s: float) -> None:
+        """Pauses before the next try; raises `error` when trying again is pointless or the time is over."""
+        if isinstance(error, Unreachable):
+            pause_s = backoff.next_pause_s()
+        elif isinstance(error, Refused) and error.retry_after_s is not None:
+            pause_s = error.retry_after_s + backoff.next_pause_s()
+        else:
+            raise error
+        if self._clock.monotonic() + pause_s >= deadline_s:
+            raise error
+        await self._clock.sleep(pause_s)
+
+    async def sleep(self, seconds: float) -> None:
+        """Pauses on this caller's clock."""
+        await self._clock.sleep(seconds)
+
+    async def close(self) -> None:
+        """Closes the channel; calls in flight end."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await asyncio.shield(channel.close())

@@ -1,0 +1,1 @@
+"""Options that annotate the contract; everything below is generated from proto/."""

@@ -1,0 +1,23 @@
+"""Entry point of the `meshctl` script: starts the command line, or says how to install what it needs."""
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line with the arguments of the process and returns its exit code."""
+    try:
+        import click  # noqa: F401
+    except ModuleNotFoundError:
+        print(
+            "error: meshctl needs packages that are not installed here.\n"
+            "next:  run this in the checkout:  pip install '.[meshctl]'",
+            file=sys.stderr,
+        )
+        return 2
+    from meshctl.app import run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

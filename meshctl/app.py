@@ -1,0 +1,96 @@
+"""The root of the command line: the list of commands, and the one place where an exception becomes an exit
+code.
+
+Invariant: importing this module loads click and nothing heavier; a command's module is loaded when it is run,
+completed or asked for help. A test holds the short help written here against the command's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from meshctl.lazy_group import LazyGroup
+from meshctl.options import CONTEXT, connection_options
+from meshctl.problems import ExitCode, Problem
+from meshctl.safe_text import printable
+
+PROGRAM = "meshctl"
+
+COMMANDS = {
+    "deploy": (
+        "meshctl.commands.deploy:deploy",
+        "Make an agent known and print the environment for its process.",
+    ),
+    "status": ("meshctl.commands.status:status", "Show the mesh: bounds in force, namespaces and agents."),
+    "execute": ("meshctl.commands.execute:execute", "Submit a task, wait for it and print its result."),
+    "discover": ("meshctl.commands.discover:discover", "Find agents by type, capability and health."),
+    "auth": ("meshctl.commands.auth:auth", "Issue a token for an agent and print it."),
+    "workload": ("meshctl.commands.workload:workload", "Show what agents hold and have done."),
+    "task": ("meshctl.commands.task:task", "List, get, cancel, watch and explain tasks."),
+    "agent": ("meshctl.commands.agent:agent", "List, get and revoke agents."),
+    "namespace": ("meshctl.commands.namespace:namespace", "Create, get and list namespaces."),
+    "token": ("meshctl.commands.token:token", "Introspect and revoke tokens, create join tokens, list keys."),
+    "audit": ("meshctl.commands.audit:audit", "Read the audit log."),
+    "version": ("meshctl.commands.version:version", "Show the versions of meshctl and meshd."),
+    "completion": ("meshctl.commands.completion:completion", "Print the completion script for a shell."),
+    "help": ("meshctl.commands.help:help_command", "Explain a command or a topic, such as exit-codes."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy_commands=COMMANDS,
+    context_settings=CONTEXT,
+    epilog="Connection options go before or after the command. Topics: meshctl help exit-codes, "
+    "meshctl help environment.",
+)
+@click.version_option(package_name="agentmesh-controlplane", prog_name=PROGRAM)
+@connection_options(hidden=False)
+@click.pass_context
+def cli(ctx: click.Context, /, **connection: str | bool | None) -> None:
+    """Command line of Agent Mesh, a control plane for fleets of agents.
+
+    On the host of a running meshd it needs no configuration.
+    """
+    ctx.obj = connection
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code; failures take two lines on standard error."""
+    try:
+        outcome = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else ExitCode.DONE
+    except Problem as problem:
+        _report(problem.what, problem.next_step)
+        return problem.code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        _report(error.format_message(), f"{path} --help")
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        _report(error.format_message(), f"{PROGRAM} --help")
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        _report("interrupted", "run the command again when you like")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at exit and would complain about the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OUTPUT_CLOSED
+    except Exception as error:  # noqa: BLE001 - the promise is: no traceback, whatever happens
+        _report(f"unexpected {type(error).__name__}: {error}", "this is a bug in meshctl; please report it")
+        return ExitCode.BUG
+
+
+def _report(what: str, next_step: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"error: {printable(what, keep_newlines=True)}\nnext:  {printable(next_step)}", err=True)

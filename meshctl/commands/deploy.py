@@ -1,0 +1,168 @@
+"""`meshctl deploy`: makes an agent known and hands its process what it needs to join.
+
+Standard output is only `export NAME=value` lines (or one JSON object), so that
+`eval "$(meshctl deploy …)"` works; explanations go to standard error.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from typing import Any
+
+import click
+
+from agentmesh.v1 import agent_pb2, auth_service_pb2, namespace_service_pb2, registry_service_pb2
+from meshctl import deploying, namespaces, options, output, rows, supervision, words
+from meshctl.mesh import Mesh
+
+
+@click.command()
+@click.option("--agent-id", metavar="ID", required=True, help="Id of the agent, unique in its namespace.")
+@click.option("--agent-name", metavar="NAME", default="", help="Name for people.")
+@options.agent_type_option(required=True, help_text="Role of the agent, which decides what it may do.")
+@options.namespace_option("Namespace of the agent; created when missing. Default: default, or the token's.")
+@options.capabilities_option("Skills, separated by commas.")
+@click.option("--port", type=click.IntRange(1, 65535), help="TCP port on which other agents reach it.")
+@click.option(
+    "--host", metavar="HOST", help="Host on which other agents reach it. Default with --port: localhost."
+)
+@options.labels_option("Label of the agent; may be given more than once.")
+@click.option(
+    "--slots",
+    type=click.IntRange(0, 10_000),
+    help="Tasks it runs at once until its process says otherwise. Default: 1 for workers, else 0.",
+)
+@options.duration_option(
+    "--join-ttl",
+    "How long the printed join token is good, at most 24h.",
+    default="10m",
+    show_default=True,
+)
+@click.argument("command", metavar="[-- COMMAND ARGS...]", nargs=-1, type=click.UNPROCESSED)
+@options.mesh_command
+def deploy(
+    invocation: options.Invocation,
+    namespace: str | None,
+    join_ttl: datetime.timedelta,
+    command: tuple[str, ...],
+    **spec: Any,
+) -> int | None:
+    """Make an agent known and print the environment for its process.
+
+    The namespace is created when it is missing. Start the process with the printed environment, as in
+
+    \b
+      eval "$(meshctl deploy --agent-id worker-1 --agent-type worker --capabilities report)"
+
+    or name it after "--": then it runs here with that environment, is started again when it crashes, and is
+    stopped by Ctrl-C.
+    """
+    mesh = invocation.mesh
+    name = namespaces.for_agent(mesh, namespace, spec["agent_id"]) or (
+        mesh.caller.namespace if mesh.caller else ""
+    )
+    namespace_created = _create_if_missing(mesh, name)
+    declared = mesh.call(
+        mesh.registry.DeclareAgent,
+        registry_service_pb2.DeclareAgentRequest(namespace=name, spec=_agent_spec(**spec)),
+    )
+    agent = declared.agent
+    joining = mesh.call(
+        mesh.auth.CreateJoinToken,
+        auth_service_pb2.CreateJoinTokenRequest(
+            namespace=name,
+            agent_id=agent.spec.agent_id,
+            type=agent.spec.type,
+            capabilities=agent.spec.capabilities,
+            lifetime=options.duration(join_ttl),
+        ),
+    )
+    environment = _environment(mesh, name, agent.spec, joining.join_token)
+    output.note(_explanation(agent, name, declared.created, namespace_created))
+    if invocation.json:
+        output.write_json(
+            {
+                "agent": output.as_dict(agent),
+                "agent_created": declared.created,
+                "namespace_created": namespace_created,
+                "environment": environment,
+                "join_token_expire_time": joining.expire_time.ToJsonString(),
+            }
+        )
+    if command:
+        mesh.close()
+        return supervision.run(command, environment)
+    if not invocation.json:
+        for key, value in environment.items():
+            click.echo(f"export {key}={shlex.quote(value)}")
+        ttl = output.length_of(join_ttl.total_seconds())
+        output.note(
+            f"\nStart its process in a shell with these variables within {ttl} "
+            "(the join token works once), or let meshctl run it:\n"
+            f"  {deploying.command_of(agent)} -- COMMAND"
+        )
+    return None
+
+
+def _create_if_missing(mesh: Mesh, name: str) -> bool:
+    """Asks first: an agent that may declare agents need not be allowed to create namespaces."""
+    if (
+        mesh.find(mesh.namespaces.GetNamespace, namespace_service_pb2.GetNamespaceRequest(name=name))
+        is not None
+    ):
+        return False
+    request = namespace_service_pb2.CreateNamespaceRequest(name=name)
+    return mesh.call(mesh.namespaces.CreateNamespace, request).created
+
+
+def _agent_spec(
+    *,
+    agent_id: str,
+    agent_name: str,
+    agent_type: str,
+    capabilities: list[str],
+    port: int | None,
+    host: str | None,
+    labels: dict[str, str],
+    slots: int | None,
+) -> agent_pb2.AgentSpec:
+    endpoint = None
+    if port or host:
+        endpoint = agent_pb2.Endpoint(host=host or "localhost", port=port or 0)
+    return agent_pb2.AgentSpec(
+        agent_id=agent_id,
+        name=agent_name,
+        type=words.type_value(agent_type),
+        capabilities=capabilities,
+        labels=labels,
+        endpoint=endpoint,
+        slots=slots if slots is not None else int(agent_type == "worker"),
+    )
+
+
+def _environment(mesh: Mesh, namespace: str, spec: agent_pb2.AgentSpec, join_token: str) -> dict[str, str]:
+    environment = {
+        "AGENTMESH_ADDRESS": mesh.target.address,
+        "AGENTMESH_NAMESPACE": namespace,
+        "AGENTMESH_AGENT_ID": spec.agent_id,
+        "AGENTMESH_AGENT_TYPE": words.type_word(spec.type),
+        "AGENTMESH_CAPABILITIES": ",".join(spec.capabilities),
+        "AGENTMESH_JOIN_TOKEN": join_token,
+    }
+    if mesh.target.ca is not None:
+        environment["AGENTMESH_CA"] = str(mesh.target.ca.resolve())
+    if mesh.target.insecure:
+        environment["AGENTMESH_INSECURE"] = "1"
+    return environment
+
+
+def _explanation(agent: agent_pb2.Agent, namespace: str, created: bool, namespace_created: bool) -> str:
+    lines = [f"Created namespace {namespace}."] if namespace_created else []
+    kind = words.type_word(agent.spec.type)
+    known = "Declared" if created else "Already declared:"
+    where = rows.endpoint_text(agent.spec.endpoint)
+    lines.append(
+        f"{known} {kind} {agent.spec.agent_id} in {namespace}{f', reached at {where}' if where else ''}."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""`meshctl status`: bounds in force, namespaces and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from agentmesh.v1 import registry_service_pb2
+from meshctl import options, output, rows, words
+from meshctl.agents import list_agents
+from meshctl.mesh import Mesh
+
+_NAMESPACE_HEADERS = ("NAMESPACE", "AGENTS", "OPEN TASKS", "FREE SLOTS", "OLDEST QUEUED")
+
+
+@click.command()
+@options.namespace_option("Only this namespace. Default: every namespace the caller may read.")
+@options.health_option("Only agents of this health; may be given more than once.")
+@options.mesh_command
+def status(invocation: options.Invocation, namespace: str | None, health: Sequence[str]) -> None:
+    """Show the mesh: bounds in force, namespaces and agents."""
+    mesh = invocation.mesh
+    request = registry_service_pb2.GetMeshStatusRequest(namespace=namespace or "")
+    summary = mesh.call(mesh.registry.GetMeshStatus, request)
+    agents = list_agents(mesh, namespace=namespace, health=health)
+    if invocation.json:
+        output.write_json(
+            {"status": output.as_dict(summary), "agents": [output.as_dict(agent) for agent in agents]}
+        )
+        return
+    _write_summary(mesh, summary)
+    click.echo()
+    output.write_table(_NAMESPACE_HEADERS, [_namespace_row(entry) for entry in summary.namespaces])
+    click.echo()
+    if agents:
+        output.write_table(rows.AGENT_HEADERS, [rows.agent_row(agent) for agent in agents])
+    else:
+        output.note(
+            f"No {' or '.join(health)} agents."
+            if health
+            else "No agents. Make one known: meshctl deploy --help"
+        )
+
+
+def _write_summary(mesh: Mesh, summary: registry_service_pb2.GetMeshStatusResponse) -> None:
+    click.echo(f"meshd {summary.version} at {mesh.target.address}, up {output.age_of(summary.start_time)}")
+    bounds = summary.bounds
+    click.echo(
+        "A lost agent is found: killed within "
+        f"{output.length_of(output.seconds_of(bounds.killed))}, frozen host or lost network within "
+        f"{output.length_of(output.seconds_of(bounds.unreachable))}, hung within "
+        f"{output.length_of(output.seconds_of(bounds.hung))}"
+    )
+    hold_s = output.seconds_of(summary.hold_remaining)
+    if hold_s > 0:
+        click.echo(
+            f"Hold after a restart: agents have {output.length_of(hold_s)} more to return to their tasks"
+        )
+
+
+def _namespace_row(entry: registry_service_pb2.NamespaceStatus) -> tuple[str, ...]:
+    agents = (f"{item.count} {words.health_word(item.health)}" for item in entry.agents if item.count)
+    tasks = (f"{item.count} {item.state.lower()}" for item in entry.tasks if item.count)
+    age = entry.oldest_queued_age
+    return (
+        entry.namespace,
+        ", ".join(agents) or "none",
+        ", ".join(tasks) or "none",
+        str(entry.free_slots),
+        output.length_of(output.seconds_of(age)) if entry.HasField("oldest_queued_age") else "",
+    )

@@ -1,0 +1,109 @@
+"""Follows one task until its end, across restarts of meshd.
+
+A thread reads the WatchTask stream and opens it again when it breaks; the caller takes events from a queue,
+so that it can do other things meanwhile and Ctrl-C works at once. Rule: a task is never given up because a
+connection broke until meshd has been away for `GIVE_UP_S`.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from agentmesh.v1 import scheduler_service_pb2, task_pb2
+from meshctl import words
+from meshctl.mesh import Mesh
+from meshctl.problems import ExitCode, Problem
+
+GIVE_UP_S = 120.0
+_RETRY_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """The stream broke and is being opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing happened for the pause asked for."""
+
+
+Event = scheduler_service_pb2.WatchTaskResponse | ConnectionLost | Idle
+_Queued = scheduler_service_pb2.WatchTaskResponse | ConnectionLost | Problem
+
+
+class Follower:
+    """Events of one task, the last of which shows it in a terminal state. Use it as a context manager."""
+
+    def __init__(self, mesh: Mesh, namespace: str, task_id: str) -> None:
+        self._mesh = mesh
+        self._request = scheduler_service_pb2.WatchTaskRequest(namespace=namespace, task_id=task_id)
+        self._queue: queue.Queue[_Queued] = queue.Queue(maxsize=1_000)
+        self._stopped = threading.Event()
+        self._call: grpc.Call | None = None
+        self._thread = threading.Thread(target=self._read, name="watch-task", daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopped.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def events(self, idle_s: float) -> Iterator[Event]:
+        """Yields events up to the terminal one, and Idle after each `idle_s` without any.
+
+        Raises Problem when the call is refused or meshd stays away for `GIVE_UP_S`.
+        """
+        while True:
+            try:
+                event = self._queue.get(timeout=idle_s)
+            except queue.Empty:
+                yield Idle()
+                continue
+            if isinstance(event, Problem):
+                raise event
+            yield event
+            if isinstance(event, scheduler_service_pb2.WatchTaskResponse) and is_end(event.task):
+                return
+
+    def _read(self) -> None:
+        lost_since_s: float | None = None
+        while not self._stopped.is_set():
+            try:
+                stream = self._mesh.scheduler.WatchTask(self._request, metadata=self._mesh.metadata)
+                self._call = stream
+                for event in stream:
+                    lost_since_s = None
+                    self._queue.put(event)
+                    if is_end(event.task):
+                        return
+            except grpc.RpcError as error:
+                problem = self._mesh.problem(error)
+                if self._stopped.is_set():
+                    return
+                if problem.code != ExitCode.UNREACHABLE:
+                    self._queue.put(problem)
+                    return
+                if lost_since_s is not None and time.monotonic() - lost_since_s > GIVE_UP_S:
+                    self._queue.put(problem)
+                    return
+            # A stream that ended without the task's end is a meshd going down.
+            if lost_since_s is None:
+                lost_since_s = time.monotonic()
+                self._queue.put(ConnectionLost())
+            self._stopped.wait(_RETRY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
+
+
+def is_end(task: task_pb2.Task) -> bool:
+    """True for a task in a terminal state, which is final."""
+    return task.state in words.TERMINAL_STATES

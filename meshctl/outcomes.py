@@ -1,0 +1,55 @@
+"""How a task ended: its result on standard output, its failure in two lines, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from agentmesh.v1 import payload_pb2, task_pb2
+from meshctl import output, rows, words
+from meshctl.problems import ExitCode, Problem
+from meshctl.safe_text import printable
+
+
+def write(task: task_pb2.Task, *, as_json: bool) -> ExitCode:
+    """Writes the result of a task that ended. Raises Problem when it did not succeed."""
+    if as_json:
+        output.write_json(task)
+    elif task.state == task_pb2.TASK_STATE_SUCCEEDED:
+        write_payload(task.output)
+    if task.state == task_pb2.TASK_STATE_SUCCEEDED:
+        attempt = f" (attempt {task.attempt.number})" if task.attempt.number > 1 else ""
+        output.note(f"{task.spec.task_id} succeeded on {task.attempt.agent_id}{attempt}.")
+        return ExitCode.DONE
+    raise Problem(
+        failure_sentence(task),
+        f"see its attempts: meshctl task get {task.spec.task_id} -n {task.namespace}",
+        ExitCode.TIMED_OUT if task.state == task_pb2.TASK_STATE_EXPIRED else ExitCode.TASK_FAILED,
+    )
+
+
+def write_payload(payload: payload_pb2.Payload) -> None:
+    """Writes a payload: JSON indented, anything else byte for byte."""
+    pretty = rows.pretty_json(payload)
+    if pretty is not None:
+        click.echo(pretty)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(payload.inline)
+    if sys.stdout.isatty() and payload.inline and not payload.inline.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def failure_sentence(task: task_pb2.Task) -> str:
+    """Returns how a task ended that did not succeed."""
+    reason = words.outcome_word(task.outcome_reason)
+    sentence = f"{task.spec.task_id} {words.state_word(task.state)}" + (f" ({reason})" if reason else "")
+    failure = rows.failure_text(task.failure)
+    return printable(sentence + (f": {failure}" if failure else ""), keep_newlines=True)
+
+
+def watch_command(task: task_pb2.Task) -> str:
+    """Returns the command that follows a task."""
+    return f"meshctl task watch {task.spec.task_id} -n {task.namespace}"

@@ -1,0 +1,99 @@
+"""Turns a failed call into a `Problem`: what was wrong, the next step, the exit code.
+
+Rule: decisions are made by the error's class and reason, never by its text.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from agentmesh import errors
+from agentmesh.connection import Target
+from meshctl.problems import ExitCode, Problem
+
+# Along the class tree of agentmesh.errors: the first that matches decides.
+_EXIT_CODES: tuple[tuple[type[errors.MeshError], ExitCode], ...] = (
+    (errors.NotFound, ExitCode.NOT_FOUND),
+    (errors.NotAuthenticated, ExitCode.NOT_ALLOWED),
+    (errors.AccessDenied, ExitCode.NOT_ALLOWED),
+    (errors.TooLarge, ExitCode.USAGE),
+    (errors.Refused, ExitCode.UNREACHABLE),
+    (errors.Unreachable, ExitCode.UNREACHABLE),
+    (errors.WaitTimeout, ExitCode.TIMED_OUT),
+    (errors.InternalError, ExitCode.BUG),
+    (errors.MeshError, ExitCode.USAGE),
+)
+
+_FRESH_TOKEN = "ask an operator for a fresh one: meshctl auth --agent-id ID --agent-type TYPE"
+
+_NEXT_STEPS = {
+    "TOO_LARGE": "send less, or split the input into several tasks",
+    "NAMESPACE_NOT_FOUND": "see those that exist: meshctl namespace list",
+    "NAMESPACE_EXISTS": "look at it: meshctl namespace get NAME",
+    "AGENT_NOT_FOUND": "see those that exist: meshctl agent list",
+    "TASK_NOT_FOUND": "see the newest ones: meshctl task list",
+    "TASK_EXISTS": "choose another --task-id, or look at the first one: meshctl task get TASK_ID",
+    "INVALID_PAGE_TOKEN": "run the command again",
+    "TOKEN_MISSING": "use the operator socket on meshd's host, or set AGENTMESH_TOKEN",
+    "TOKEN_INVALID": _FRESH_TOKEN,
+    "TOKEN_EXPIRED": _FRESH_TOKEN,
+    "TOKEN_REVOKED": "ask an operator why it was taken away; without a token the operator socket is used",
+    "JOIN_TOKEN_INVALID": "create a new one: meshctl token join-token --agent-id ID --agent-type TYPE",
+    "ACCESS_DENIED": "see what the token may do: meshctl token introspect",
+    "NAMESPACE_MISMATCH": "leave out --namespace, or use a token of that namespace",
+    "IDENTITY_MISMATCH": "use that agent's own token, or the operator socket on meshd's host",
+    "GRANT_EXCEEDS_CALLER": "ask for less, or let an operator grant it",
+    "STORAGE_LOW": "free disk space on meshd's host; results and cancels still work",
+    "SHUTTING_DOWN": "run the command again in a few seconds",
+    "METHOD_NOT_FOUND": "meshd is older than meshctl: compare them with meshctl version",
+}
+
+
+def problem_of(error: errors.MeshError, target: Target) -> Problem:
+    """Returns the problem to tell the user about a failed call to `target`."""
+    if isinstance(error, errors.Unreachable) and not error.reason:
+        return _unreachable(error, target)
+    if error.reason == "METHOD_NOT_FOUND" or error.code == "UNIMPLEMENTED":
+        return Problem(str(error), _NEXT_STEPS["METHOD_NOT_FOUND"], ExitCode.UNREACHABLE)
+    code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    return Problem(str(error), _next_step(error), code, error.reason)
+
+
+def _next_step(error: errors.MeshError) -> str:
+    if error.retry_after_s is not None:
+        return f"run the command again in {error.retry_after_s:.1f} s"
+    if error.reason in _NEXT_STEPS:
+        return _NEXT_STEPS[error.reason]
+    if isinstance(error, errors.InternalError):
+        return "look for it in meshd's log, and report it"
+    context = click.get_current_context(silent=True)
+    return f"{context.command_path if context else 'meshctl'} --help"
+
+
+def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
+    if error.code == "DEADLINE_EXCEEDED":
+        return Problem(
+            f"meshd at {target.address} did not answer in time",
+            "look at it there: systemctl status meshd, or its log",
+            ExitCode.UNREACHABLE,
+        )
+    path = target.address.removeprefix("unix:")
+    if target.is_socket and os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        return Problem(
+            f"you may not use the operator socket {path}",
+            "join the group that owns it, or use a token: --address 127.0.0.1:7600 and AGENTMESH_TOKEN",
+            ExitCode.NOT_ALLOWED,
+        )
+    if target.uses_tls:
+        return Problem(
+            f"no meshd with a certificate of {target.ca} answers at {target.address} ({error.message})",
+            "check the address, that meshd serves TLS there, and the CA file",
+            ExitCode.UNREACHABLE,
+        )
+    return Problem(
+        f"no meshd answers at {target.address}",
+        "start one here: meshd   or name another: --address unix:/path or host:port",
+        ExitCode.UNREACHABLE,
+    )

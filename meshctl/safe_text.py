@@ -1,0 +1,13 @@
+"""Text from elsewhere, made safe to show."""
+
+from __future__ import annotations
+
+
+def printable(text: str, *, keep_newlines: bool = False) -> str:
+    """Replaces control characters: what agents and callers wrote must not steer the user's terminal."""
+    return "".join(
+        character
+        if character.isprintable() or (keep_newlines and character in "\n\t")
+        else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )

@@ -1,0 +1,6 @@
+"""Settings of meshd: what can be set (settings) and where it comes from (sources)."""
+
+from meshd.config.settings import Settings, SettingsError, StartError, is_loopback, split_address
+from meshd.config.sources import load
+
+__all__ = ["Settings", "SettingsError", "StartError", "is_loopback", "load", "split_address"]

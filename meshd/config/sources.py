@@ -1,0 +1,166 @@
+"""Where settings come from: flag > environment MESHD_<NAME> > TOML file > default.
+
+Rule: whatever is not understood is an error that names the key, where it stood and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from meshd.config.settings import Settings, SettingsError
+
+SYSTEM_FILE = Path("/etc/meshd/meshd.toml")
+ENVIRONMENT_PREFIX = "MESHD_"
+
+# Kubernetes puts these into every container beside a Service named meshd; they are no settings.
+SERVICE_LINKS = re.compile(r"MESHD_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+
+
+def environment_name(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Read the settings from all four sources.
+
+    Raises SettingsError; ``--help`` and misuse of flags raise SystemExit as argparse does.
+    """
+    flags = vars(parser().parse_args(arguments))
+    named = flags.pop("config") or environment.get(environment_name("config"), "")
+    if named:
+        values = _from_file(Path(named))
+    elif SYSTEM_FILE.exists():
+        values = _from_file(SYSTEM_FILE)
+    else:
+        values = {}
+    values |= _from_environment(environment)
+    known = _known()
+    values |= {
+        name: value if isinstance(value, bool) else _from_text(known[name], value, "--" + name.replace("_", "-"))
+        for name, value in flags.items()
+        if value is not None
+    }
+    return Settings(**values)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of meshd's command line: one flag a setting."""
+    made = argparse.ArgumentParser(
+        prog="meshd",
+        description="The daemon of Agent Mesh. It needs no setting at all.",
+        epilog="Each setting can be given as flag, as environment variable MESHD_<NAME> or as <name> in the TOML "
+        "file; the first of these that is present counts.",
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--config", metavar="FILE", help=f"TOML file of settings [MESHD_CONFIG; {SYSTEM_FILE} if present]"
+    )
+    groups: dict[str, Any] = {}
+    for name, known in _known().items():
+        group = known.metadata["group"]
+        if group not in groups:
+            groups[group] = made.add_argument_group(group)
+        flag = "--" + name.replace("_", "-")
+        text = describe(known).replace("%", "%%")
+        if known.type == "bool":
+            groups[group].add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            metavar = "N" if known.type == "int" else "VALUE"
+            groups[group].add_argument(flag, metavar=metavar, default=None, help=text)
+    return made
+
+
+def describe(known: Field[Any]) -> str:
+    """Return a setting's text with its choices or bounds and its default."""
+    low, high = known.metadata["bounds"]
+    allowed = "|".join(known.metadata["choices"]) or (f"{low} to {high}" if high else "")
+    text = known.metadata["text"]
+    return f"{text} [{allowed + '; ' if allowed else ''}default: {_shown_default(known)}]"
+
+
+def _shown_default(known: Field[Any]) -> str:
+    if known.metadata["shown"]:
+        return str(known.metadata["shown"])
+    if known.type == "bool":
+        return "on" if known.default else "off"
+    return str(known.default) or '""'
+
+
+def _known() -> dict[str, Field[Any]]:
+    return {known.name: known for known in fields(Settings)}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}", "check --config and its permissions") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text", "save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}", "deploy/meshd.toml shows the form") from None
+    known = _known()
+    for name, value in content.items():
+        if name not in known:
+            raise _unknown(name, str(path), list(known))
+        _check_type(known[name], value, str(path))
+    return content
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    known = _known()
+    values = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == environment_name("config"):
+            continue
+        if SERVICE_LINKS.fullmatch(variable):
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name not in known or variable != environment_name(name):
+            raise _unknown(variable, "the environment", [environment_name(each) for each in known])
+        values[name] = _from_text(known[name], text, variable)
+    return values
+
+
+def _unknown(name: str, where: str, valid: list[str]) -> SettingsError:
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return SettingsError(
+        f'unknown setting "{name}" in {where}', f'did you mean "{near[0]}"?' if near else "meshd --help lists them all"
+    )
+
+
+def _from_text(known: Field[Any], text: str, where: str) -> str | int | bool:
+    value: str | int | bool = text
+    if known.type == "int":
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise SettingsError(f'{known.name} in {where} is "{text}", not a whole number', describe(known))
+        value = int(text)
+    elif known.type == "bool":
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+        if text.lower() not in words:
+            raise SettingsError(f'{known.name} in {where} is "{text}", neither true nor false', describe(known))
+        value = words[text.lower()]
+    _check_type(known, value, where)
+    return value
+
+
+def _check_type(known: Field[Any], value: object, where: str) -> None:
+    wanted, word = {"str": (str, "text"), "int": (int, "a whole number"), "bool": (bool, "true or false")}[
+        str(known.type)
+    ]
+    if type(value) is not wanted:
+        raise SettingsError(f"{known.name} in {where} must be {word}, not {type(value).__name__}", describe(known))
+    low, high = known.metadata["bounds"]
+    if isinstance(value, int) and high and not low <= value <= high:
+        raise SettingsError(f"{known.name} in {where} is {value}, outside {low} to {high}", describe(known))
+    choices = known.metadata["choices"]
+    if choices and value not in choices:
+        raise SettingsError(f'{known.name} in {where} is "{value}"', f"use one of: {', '.join(choices)}")

@@ -1,0 +1,118 @@
+"""Why a task is where it is, agent by agent. Reads state and changes nothing."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from meshd.domain.placement.choice import declines
+from meshd.domain.placement.matching import failed_condition, missing_capability
+from meshd.domain.state import Namespace
+from meshd.domain.values import Agent, Health, Task, TaskState
+
+
+class Verdict(IntEnum):
+    """Whether one agent could take a task, best first; numbers are the contract's."""
+
+    FITS = 1
+    NO_FREE_SLOT = 2
+    NOT_RUNNING = 3
+    NOT_PROVEN = 4
+    DRAINING = 5
+    DECLINED = 6
+    TAKES_NO_WORK = 7
+    CAPABILITY_MISSING = 8
+    LABEL_MISMATCH = 9
+
+
+class AgentVerdict(NamedTuple):
+    """Verdict about one agent."""
+
+    agent: Agent
+    verdict: Verdict
+    detail: str
+
+
+class Explanation(NamedTuple):
+    """Why a task is where it is."""
+
+    summary: str
+    queue_position: int
+    verdicts: list[AgentVerdict]
+
+
+NOT_PROVEN = (Health.SUSPECT, Health.DEAF)
+
+
+def explain(ns: Namespace, task: Task, now_mono: float) -> Explanation:
+    """Return a sentence for people and the verdict on every agent of the namespace, best first."""
+    verdicts = [_judge(task, agent, now_mono) for agent in ns.agents.values()]
+    verdicts.sort(key=lambda v: (v.verdict, v.agent.spec.agent_id))
+    position = 0
+    if task.state is TaskState.QUEUED:
+        position = ns.pools.pool(task.spec.requirements).queue.before(task)
+    return Explanation(_summary(ns, task, verdicts, position), position, verdicts)
+
+
+def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
+    required = task.spec.requirements
+    session = agent.session
+    missing = missing_capability(required, agent.spec)
+    if missing:
+        return AgentVerdict(
+            agent, Verdict.CAPABILITY_MISSING, f"lacks the capability {missing}"
+        )
+    condition = failed_condition(required, agent.spec)
+    if condition is not None:
+        return AgentVerdict(
+            agent,
+            Verdict.LABEL_MISMATCH,
+            f"does not meet the condition on label {condition.label}",
+        )
+    if session is None:
+        return AgentVerdict(
+            agent, Verdict.NOT_RUNNING, f"can, but is not running: {agent.health_cause}"
+        )
+    if agent.health in NOT_PROVEN:
+        return AgentVerdict(
+            agent, Verdict.NOT_PROVEN, f"can, but is in doubt: {agent.health_cause}"
+        )
+    if agent.health is Health.DRAINING:
+        return AgentVerdict(agent, Verdict.DRAINING, "can, but takes nothing new")
+    if not session.takes_work or session.slots == 0:
+        return AgentVerdict(
+            agent,
+            Verdict.TAKES_NO_WORK,
+            "has the skill, but no stream or slots for work",
+        )
+    if declines(task, session, now_mono):
+        return AgentVerdict(
+            agent, Verdict.DECLINED, "can, but declined this task a moment ago"
+        )
+    if session.free_slots == 0:
+        detail = f"can, but all {session.slots} slots are in use"
+        return AgentVerdict(agent, Verdict.NO_FREE_SLOT, detail)
+    return AgentVerdict(
+        agent, Verdict.FITS, f"can, with {session.free_slots} free slots"
+    )
+
+
+def _summary(
+    ns: Namespace, task: Task, verdicts: list[AgentVerdict], position: int
+) -> str:
+    if task.terminal:
+        return f"it ended {task.state.name} ({task.outcome.name})"
+    if task.state is TaskState.WAITING:
+        return f"attempt {task.attempt} failed; the next one is due after a pause"
+    if task.state in (TaskState.ASSIGNED, TaskState.RUNNING):
+        return f"attempt {task.attempt} is with {task.agent_id}"
+    if not verdicts:
+        return f"namespace {ns.name} has no agents"
+    best = verdicts[0]
+    who = f"{best.agent.spec.agent_id} in {ns.name}"
+    if best.verdict is Verdict.FITS:
+        return f"{who} {best.detail}; {position} tasks go before it"
+    if best.verdict >= Verdict.CAPABILITY_MISSING:
+        wanted = ", ".join(sorted(task.spec.requirements.capabilities)) or "its labels"
+        return f"no agent in {ns.name} meets its requirements ({wanted})"
+    return f"{who} {best.detail}"

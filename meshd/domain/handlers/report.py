@@ -1,0 +1,146 @@
+"""What agents say about attempts. A report counts only with the fence of an attempt the session holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshd.domain import frames as f
+from meshd.domain.effects import Effects
+from meshd.domain.handlers.attempts import (
+    accepted,
+    conclude_stop,
+    end_attempt,
+    fail,
+    finish,
+    release,
+    requeue,
+)
+from meshd.domain.state import Namespace, Timer
+from meshd.domain.transitions import Event
+from meshd.domain.values import AttemptState, Failure, Now, OutcomeReason, Session, Task
+
+DEFAULT_DECLINE_MS = 1_000
+
+
+def _accept(
+    ns: Namespace, session: Session, task: Task, frame: f.Accept, now: Now, out: Effects
+) -> None:
+    accepted(ns, task, now)
+
+
+def _decline(
+    ns: Namespace,
+    session: Session,
+    task: Task,
+    frame: f.Decline,
+    now: Now,
+    out: Effects,
+) -> None:
+    release(ns, session, task)
+    if task.attempt_state is AttemptState.STOPPING:
+        conclude_stop(ns, task, now, out)
+        return
+    pause_s = (frame.retry_in_ms or DEFAULT_DECLINE_MS) / 1000
+    if task.declined is None:
+        task.declined = {}
+    task.declined[task.agent_id] = now.mono + pause_s
+    ns.arm(now.mono + pause_s, Timer.DISPATCH)
+    end_attempt(task, AttemptState.RETURNED, now, out)
+    requeue(ns, task, out)
+    out.count("declined")
+
+
+def _progress(
+    ns: Namespace,
+    session: Session,
+    task: Task,
+    frame: f.Progress,
+    now: Now,
+    out: Effects,
+) -> None:
+    accepted(ns, task, now)
+    if task.progress is None or frame.seq > task.progress[1]:
+        task.progress = (task.attempt, frame.seq, frame.fraction, frame.message)
+        out.progress.append(task)
+
+
+def _output(
+    ns: Namespace, session: Session, task: Task, frame: f.Output, now: Now, out: Effects
+) -> None:
+    accepted(ns, task, now)
+    out.output.append((task, frame.seq, frame.chunk))
+
+
+def _done(
+    ns: Namespace, session: Session, task: Task, frame: f.Done, now: Now, out: Effects
+) -> None:
+    release(ns, session, task)
+    end_attempt(task, AttemptState.SUCCEEDED, now, out)
+    out.writes.outputs.append((task.key, frame.output))
+    out.writes.payload_bytes += len(frame.output)
+    finish(ns, task, Event.SUCCEED, OutcomeReason.COMPLETED, now, out)
+    session.agent.succeeded += 1
+    out.sends.append((session.stream, f.Ack(frame.fence)))
+
+
+def _fail(
+    ns: Namespace, session: Session, task: Task, frame: f.Fail, now: Now, out: Effects
+) -> None:
+    release(ns, session, task)
+    session.agent.failed += 1
+    if task.attempt_state is AttemptState.STOPPING:
+        conclude_stop(ns, task, now, out)
+    else:
+        failure = Failure(frame.type, frame.message, frame.retryable)
+        fail(ns, task, failure, OutcomeReason.RETRIES_EXHAUSTED, now, out)
+    out.sends.append((session.stream, f.Ack(frame.fence)))
+
+
+def _stopped(
+    ns: Namespace,
+    session: Session,
+    task: Task,
+    frame: f.Stopped,
+    now: Now,
+    out: Effects,
+) -> None:
+    release(ns, session, task)
+    if task.attempt_state is AttemptState.STOPPING:
+        conclude_stop(ns, task, now, out)
+    else:
+        end_attempt(task, AttemptState.RETURNED, now, out)
+        requeue(ns, task, out)
+    out.sends.append((session.stream, f.Ack(frame.fence)))
+
+
+HANDLERS: dict[type, Callable[..., None]] = {
+    f.Accept: _accept,
+    f.Decline: _decline,
+    f.Progress: _progress,
+    f.Output: _output,
+    f.Done: _done,
+    f.Fail: _fail,
+    f.Stopped: _stopped,
+}
+
+ENDS = (f.Done, f.Fail, f.Stopped, f.Decline)
+"""Reports after which the agent no longer runs the attempt."""
+
+
+def report(
+    ns: Namespace, session: Session, frame: f.UpFrame, now: Now, out: Effects
+) -> None:
+    """Apply one fenced frame, or refuse it when its fence is not one the session holds."""
+    fence: bytes = frame.fence  # type: ignore[union-attr]  # only fenced frames have a handler here
+    task = session.held.get(fence)
+    if task is not None:
+        HANDLERS[type(frame)](ns, session, task, frame, now, out)
+        return
+    out.count("stale")
+    if fence in session.quarantine and isinstance(frame, ENDS):
+        # The fence is void, but now the handler is known to have ended: the slot is free again.
+        session.quarantine.discard(fence)
+        ns.free_slot_changed(session)
+        out.sends.append((session.stream, f.Ack(fence)))
+        return
+    out.sends.append((session.stream, f.Revoke(fence)))

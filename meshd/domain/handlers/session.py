@@ -1,0 +1,308 @@
+"""Sessions: registered, connected, beating, broken, lost, gone."""
+
+from __future__ import annotations
+
+from meshd.domain import frames as f
+from meshd.domain.commands import (
+    Deregister,
+    Frames,
+    OpenStream,
+    Register,
+    Registered,
+    StreamEnded,
+)
+from meshd.domain.effects import Effects
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.handlers.attempts import (
+    accepted,
+    assignment,
+    end_attempt,
+    lose,
+    requeue,
+)
+from meshd.domain.handlers.report import report
+from meshd.domain.handlers.submit import cancel_frame
+from meshd.domain.limits import MAX_SLOTS
+from meshd.domain.liveness import ttl_s
+from meshd.domain.state import Namespace, Timer
+from meshd.domain.values import Agent, AttemptState, Health, Now, Session
+
+
+def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
+    """Start a session; the agent's earlier one, if another process had it, is lost at once."""
+    agent_id = command.spec.agent_id
+    agent = ns.agents.get(agent_id)
+    if agent is not None and agent.session is not None:
+        if agent.session.key_hash == command.key_hash:
+            out.replies.append((command.ticket, Registered(agent, agent.session)))
+            return
+        lose_session(
+            ns,
+            agent.session,
+            "superseded",
+            "another process registered as this agent",
+            now,
+            out,
+        )
+    if agent is None:
+        agent = Agent(
+            ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, ""
+        )
+        ns.agents[agent_id] = agent
+    agent.spec = command.spec
+    session = Session(
+        command.session_id,
+        agent,
+        command.resume_hash,
+        command.key_hash,
+        command.spec.slots,
+        now.wall_ms,
+        last_seen_mono=now.mono,
+        # Until its first stream opens only the TTL decides.
+        broken_mono=now.mono,
+        ttl_only=True,
+    )
+    agent.session = session
+    agent.last_seen_ms = now.wall_ms
+    ns.sessions[session.session_id] = session
+    ns.set_health(
+        agent, Health.SUSPECT, "registered, its stream is not open yet", now, out
+    )
+    out.writes.agents[ns.name, agent_id] = agent
+    out.replies.append((command.ticket, Registered(agent, session)))
+
+
+def deregister(ns: Namespace, command: Deregister, now: Now, out: Effects) -> None:
+    """End a session in good order."""
+    session = ns.sessions.get(command.session_id)
+    if session is None or session.agent.spec.agent_id != command.agent_id:
+        out.replies.append((command.ticket, session_not_found()))
+        return
+    _leave(ns, session, "deregistered", now, out)
+    out.replies.append((command.ticket, None))
+
+
+def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> None:
+    """Open a stream of a session and settle with the agent what it holds."""
+    session = ns.sessions.get(command.session_id)
+    if (
+        session is None
+        or session.resume_hash != command.resume_hash
+        or session.agent.spec.agent_id != command.agent_id
+    ):
+        out.replies.append((command.ticket, session_not_found()))
+        return
+    if command.stream_seq <= session.stream_seq:
+        message = f"stream {command.stream_seq} of the session is not above {session.stream_seq}; count streams up"
+        out.replies.append((command.ticket, Refusal(Reason.STREAM_SUPERSEDED, message)))
+        return
+    if session.stream is not None:
+        _close(session.stream, f.GoAwayReason.SUPERSEDED, out)
+        ns.fleet.left()
+    ns.fleet.opened()
+    session.stream = command.stream
+    session.stream_seq = command.stream_seq
+    session.takes_work = command.takes_work
+    session.features = command.features
+    session.broken_mono = 0.0
+    session.ttl_only = False
+    if command.slots is not None:
+        session.slots = command.slots
+    keep, drop, missing = _reconcile(ns, session, command, now)
+    spec = session.agent.spec
+    out.sends.append(
+        (
+            session.stream,
+            f.Opened(
+                command.features,
+                ns.info.epoch,
+                tuple(keep),
+                tuple(drop),
+                round(ttl_s(session, ns.rules) * 1000),
+                spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms,
+            ),
+        )
+    )
+    for task in missing:
+        out.sends.append((session.stream, assignment(task)))
+        if f.Feature.ACCEPT not in session.features:
+            accepted(ns, task, now)
+    if f.Feature.CANCEL in session.features:
+        stopping = [
+            t for t in session.held.values() if t.attempt_state is AttemptState.STOPPING
+        ]
+        out.sends.extend((session.stream, cancel_frame(t)) for t in stopping)
+    session.deaf = False
+    ns.pools.remove(session)
+    _seen(session, now)
+    _recover(ns, session, "its stream is open", now, out)
+    out.replies.append((command.ticket, session))
+
+
+def _reconcile(
+    ns: Namespace, session: Session, command: OpenStream, now: Now
+) -> tuple[list[bytes], list[bytes], list]:  # type: ignore[type-arg]
+    """Return the fences the agent keeps, those it must drop, and held tasks it does not know of."""
+    if not command.takes_work:
+        return [], [h.fence for h in command.held], []
+    named = {h.fence: h.phase for h in command.held}
+    keep = [fence for fence in named if fence in session.held]
+    drop = [fence for fence in named if fence not in session.held]
+    for fence in keep:
+        accepted(ns, session.held[fence], now)
+    # What is void and no longer named has ended: its slot is free.
+    session.quarantine &= named.keys()
+    missing = [
+        task
+        for fence, task in session.held.items()
+        if fence not in named and task.attempt_state is not AttemptState.STOPPING
+    ]
+    return keep, drop, missing
+
+
+def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
+    """Apply frames that arrived on a stream; any of them proves that the agent lives."""
+    session = command.session
+    if session.stream is not command.stream:
+        # The session went on without this stream. What arrived on it is void unless it is sent again.
+        return
+    _seen(session, now)
+    if session.deaf or session.bucket < 0:
+        session.deaf = False
+        _recover(ns, session, "it answers again", now, out)
+    for frame in command.frames:
+        kind = type(frame)
+        if kind is f.Beat:
+            session.beat_seq = frame.seq  # type: ignore[union-attr]
+        elif kind is f.Slots:
+            _set_slots(ns, session, min(frame.slots, MAX_SLOTS), now, out)  # type: ignore[union-attr]
+        elif kind is f.Bye:
+            _leave(ns, session, frame.reason or "said goodbye", now, out)  # type: ignore[union-attr]
+            return
+        else:
+            report(ns, session, frame, now, out)
+    if f.Feature.LEASE_ACK in session.features:
+        # Well within TTL/3, so that the agent can tell a dead connection from a quiet one.
+        if now.mono - session.lease_ack_mono >= ttl_s(session, ns.rules) / 4:
+            session.lease_ack_mono = now.mono
+            out.urgent.append((session.stream, f.LeaseAck(session.beat_seq)))
+
+
+def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) -> None:
+    """Note that a session's connection ended without Bye."""
+    session = command.session
+    if session.stream is not command.stream or session.session_id not in ns.sessions:
+        return
+    session.stream = None
+    ns.pools.remove(session)
+    ns.fleet.broke(session, now.mono)
+    ns.set_health(session.agent, Health.SUSPECT, "its connection ended", now, out)
+    if not session.ttl_only:
+        ns.arm(now.mono + ns.rules.lost_after_ms / 1000, Timer.BROKEN, session)
+
+
+def lose_session(
+    ns: Namespace, session: Session, cause: str, words: str, now: Now, out: Effects
+) -> None:
+    """End a session whose agent is gone; its attempts go to others. ``cause`` is the metric's label."""
+    held = len(session.held)
+    session.agent.lost += held
+    out.count("lost", cause, held)
+    _end(ns, session, f.GoAwayReason.SESSION_LOST, out)
+    lose(ns, session, cause in ("connection", "superseded"), now, out)
+    ns.set_health(session.agent, Health.LOST, words, now, out)
+
+
+def deaf(
+    ns: Namespace, session: Session, fences: list[bytes], now: Now, out: Effects
+) -> None:
+    """Take back attempts that were not accepted in time; the session gets no more work until it speaks."""
+    if session.stream is None:
+        return
+    unaccepted = [
+        task
+        for task in map(session.held.get, fences)
+        if task is not None and task.attempt_state is AttemptState.ASSIGNED
+    ]
+    if not unaccepted:
+        return
+    ns.pools.remove(session)
+    for task in unaccepted:
+        del session.held[task.fence]
+        out.sends.append((session.stream, f.Revoke(task.fence)))
+        end_attempt(task, AttemptState.RETURNED, now, out)
+        requeue(ns, task, out)
+    out.count("unaccepted", by=len(unaccepted))
+    if not session.deaf:
+        session.deaf = True
+        ns.set_health(
+            session.agent,
+            Health.DEAF,
+            "it did not answer an assignment in time",
+            now,
+            out,
+        )
+
+
+def suspect(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
+    """Give no new work to a session whose beat is late."""
+    ns.pools.remove(session)
+    if session.agent.health is Health.HEALTHY:
+        ns.set_health(session.agent, Health.SUSPECT, "its beat is late", now, out)
+
+
+def session_not_found() -> Refusal:
+    """Return the refusal for an unknown or ended session."""
+    message = "the session is unknown or over, or the resume token is not its own; call RegisterAgent again"
+    return Refusal(Reason.SESSION_NOT_FOUND, message)
+
+
+def _seen(session: Session, now: Now) -> None:
+    session.last_seen_mono = now.mono
+    session.agent.last_seen_ms = now.wall_ms
+
+
+def _recover(
+    ns: Namespace, session: Session, cause: str, now: Now, out: Effects
+) -> None:
+    drained = session.takes_work and session.slots == 0 and session.agent.spec.slots > 0
+    health = Health.DRAINING if drained else Health.HEALTHY
+    if session.agent.health is not health:
+        ns.set_health(session.agent, health, cause, now, out)
+    if session.takes_work:
+        ns.pools.add(session)
+        ns.must_dispatch = True
+
+
+def _set_slots(
+    ns: Namespace, session: Session, slots: int, now: Now, out: Effects
+) -> None:
+    ns.pools.remove(session)
+    session.slots = slots
+    _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
+
+
+def _leave(ns: Namespace, session: Session, words: str, now: Now, out: Effects) -> None:
+    _end(ns, session, None, out)
+    lose(ns, session, False, now, out)
+    ns.set_health(session.agent, Health.DECLARED, words, now, out)
+
+
+def _end(
+    ns: Namespace, session: Session, reason: f.GoAwayReason | None, out: Effects
+) -> None:
+    """Take a session out of the namespace; its attempts are the caller's business."""
+    ns.pools.remove(session)
+    if session.stream is not None:
+        ns.fleet.left()
+        _close(session.stream, reason, out)
+        session.stream = None
+    del ns.sessions[session.session_id]
+    session.agent.session = None
+    out.writes.agents[ns.name, session.agent.spec.agent_id] = session.agent
+
+
+def _close(stream: object, reason: f.GoAwayReason | None, out: Effects) -> None:
+    if reason is not None:
+        out.sends.append((stream, f.GoAway(reason)))
+    out.closes.append(stream)

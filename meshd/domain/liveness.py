@@ -1,0 +1,127 @@
+"""When a session counts as lost. One Fleet serves all namespaces: a reload of a proxy or a stall hits them together.
+
+Rules (design, "The agent's session" 7 to 9):
+- any frame proves the lease; it ends TTL after the last one;
+- the end of a session's connection without Bye costs the session after ``lost_after``, unless more than
+  max(10, 5 %) of all sessions broke within 1 s of it: then, and for restored sessions, only the TTL decides;
+- a stall of the daemon extends every lease by its length, and connections that turn out broken within a TTL after it
+  are judged by TTL alone (the other sides saw a dead daemon and hung up);
+- when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable
+
+from meshd.domain.limits import (
+    BREAK_WINDOW_S,
+    MASS_BREAK_MIN,
+    MASS_BREAK_SHARE,
+    MASS_EXPIRY_MIN_SESSIONS,
+    SessionRules,
+)
+from meshd.domain.values import Session
+
+STALL_MIN_S = 0.25
+"""A pause of the daemon shorter than this is ordinary scheduling."""
+
+
+def ttl_s(session: Session, rules: SessionRules) -> float:
+    """Return the session's lease TTL in seconds."""
+    return (session.agent.spec.lease_ttl_ms or rules.lease_ttl_ms) / 1000
+
+
+class Fleet:
+    """What is known about all sessions together."""
+
+    def __init__(self, rules: SessionRules) -> None:
+        self.rules = rules
+        self.connected = 0
+        """Sessions with an open stream."""
+        self.hold_until_mono = 0.0
+        self._breaks: deque[float] = deque()
+        self._stall_end_mono = float("-inf")
+        self._expiries: deque[float] = deque()
+        self._brake_until_mono = 0.0
+        self.braked = False
+        """True while the mesh suspects itself."""
+
+    def start_hold(self, restored: int, now_mono: float) -> None:
+        """Begin the hold after a start with so many restored sessions."""
+        if restored:
+            hold_ms = max(
+                self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored
+            )
+            self.hold_until_mono = now_mono + hold_ms / 1000
+
+    def restored(self, session: Session) -> None:
+        """Let a restored session's lease end with the hold."""
+        session.ttl_only = True
+        session.last_seen_mono = self.hold_until_mono - ttl_s(session, self.rules)
+
+    def opened(self) -> None:
+        """Note that a session's stream opened."""
+        self.connected += 1
+
+    def broke(self, session: Session, now_mono: float) -> None:
+        """Note that a session's connection ended without Bye."""
+        self.connected -= 1
+        session.broken_mono = now_mono
+        session.ttl_only = now_mono < self._stall_end_mono + ttl_s(session, self.rules)
+        self._breaks.append(now_mono)
+        while self._breaks[0] < now_mono - 60.0:
+            self._breaks.popleft()
+
+    def left(self) -> None:
+        """Note that a session's stream ended in good order."""
+        self.connected -= 1
+
+    def broken_for_good(self, session: Session, now_mono: float) -> bool:
+        """Return whether a session whose connection ended ``lost_after`` ago is lost by that alone."""
+        if session.ttl_only or now_mono < self.hold_until_mono:
+            return False
+        breaks = list(self._breaks)
+        low = bisect_left(breaks, session.broken_mono - BREAK_WINDOW_S)
+        high = bisect_right(breaks, session.broken_mono + BREAK_WINDOW_S)
+        total = self.connected + len(breaks)
+        if high - low > max(MASS_BREAK_MIN, MASS_BREAK_SHARE * total):
+            session.ttl_only = True
+            return False
+        return True
+
+    def stalled(
+        self, seconds: float, sessions: Iterable[Session], now_mono: float
+    ) -> None:
+        """Extend every lease by a pause of the daemon itself."""
+        self._stall_end_mono = now_mono
+        for session in sessions:
+            session.last_seen_mono += seconds
+            if session.broken_mono:
+                session.ttl_only = True
+
+    def expired(
+        self, sessions: Iterable[Session], total: int, now_mono: float
+    ) -> list[Session]:
+        """Return the sessions whose lease is over, or none while the mesh suspects itself."""
+        over = [
+            s for s in sessions if now_mono - s.last_seen_mono > ttl_s(s, self.rules)
+        ]
+        held_back = now_mono < self._brake_until_mono
+        if not over or held_back:
+            return []
+        window_s = self.rules.lease_ttl_ms / 1000
+        while self._expiries and self._expiries[0] < now_mono - window_s:
+            self._expiries.popleft()
+        # Sessions that did not come back within the hold are no sign of a stall: the hold was their second chance.
+        fresh = [s for s in over if s.broken_mono or s.stream is not None]
+        many = len(fresh) + len(self._expiries)
+        if total >= MASS_EXPIRY_MIN_SESSIONS and 2 * many > total and not self.braked:
+            self.braked = True
+            self._brake_until_mono = now_mono + window_s
+            return [s for s in over if s not in fresh]
+        if 2 * many <= total:
+            self.braked = False
+        self._expiries.extend(now_mono for _ in fresh)
+        return over

@@ -1,0 +1,51 @@
+"""Whether an agent meets requirements, and how well. Requirements filter, preferences score."""
+
+from __future__ import annotations
+
+from meshd.domain.values import AgentSpec, LabelCondition, LabelOperator, Requirements
+
+
+def missing_capability(required: Requirements, agent: AgentSpec) -> str:
+    """Return a required capability that the agent lacks, or "" when it has them all."""
+    return min(required.capabilities - agent.capabilities, default="")
+
+
+def failed_condition(required: Requirements, agent: AgentSpec) -> LabelCondition | None:
+    """Return a required label condition that the agent does not meet, or None."""
+    return next((c for c in required.labels if not label_holds(c, agent.labels)), None)
+
+
+def fits(required: Requirements, agent: AgentSpec) -> bool:
+    """Return whether the agent meets everything that is required."""
+    return (
+        required.capabilities <= agent.capabilities
+        and failed_condition(required, agent) is None
+    )
+
+
+def score(required: Requirements, agent: AgentSpec) -> int:
+    """Return how many preferences the agent meets."""
+    return len(required.preferred_capabilities & agent.capabilities) + sum(
+        label_holds(c, agent.labels) for c in required.preferred_labels
+    )
+
+
+def label_holds(condition: LabelCondition, labels: dict[str, str]) -> bool:
+    """Return whether labels meet one condition. A label that is no number meets no comparison."""
+    value = labels.get(condition.label)
+    operator = condition.operator
+    if operator is LabelOperator.EXISTS:
+        return value is not None
+    if operator is LabelOperator.NOT_EXISTS:
+        return value is None
+    if operator is LabelOperator.IN:
+        return value in condition.values
+    if operator is LabelOperator.NOT_IN:
+        return value not in condition.values
+    if value is None:
+        return False
+    try:
+        number, bound = float(value), float(condition.values[0])
+    except ValueError:
+        return False
+    return number > bound if operator is LabelOperator.GREATER_THAN else number < bound

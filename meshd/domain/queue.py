@@ -1,0 +1,99 @@
+"""The queue of one requirement set: strict priority, first come first served inside a priority.
+
+Invariant: the head is the queued task with the highest priority and, among those, the lowest key. Tasks that come back
+(retry, loss, decline) keep their place in the order of arrival. Removal is lazy: an entry counts only while its
+task is QUEUED and its ticket is current.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+
+from meshd.domain.values import Task, TaskState
+
+PRIORITIES = 10
+
+
+class TaskQueue:
+    """Queued tasks of one requirement set."""
+
+    __slots__ = ("_fresh", "_returned", "size")
+
+    def __init__(self) -> None:
+        self._fresh: list[deque[Task]] = [deque() for _ in range(PRIORITIES)]
+        self._returned: list[list[tuple[int, Task]]] = [[] for _ in range(PRIORITIES)]
+        self.size = 0
+        """Tasks in here that are QUEUED."""
+
+    def push(self, task: Task) -> None:
+        """Add a task that has just become QUEUED."""
+        priority = task.spec.priority
+        fresh = self._fresh[priority]
+        # Keys rise with arrival, so a new task is nearly always last; one that comes back is not.
+        if not fresh or fresh[-1].key < task.key:
+            fresh.append(task)
+        else:
+            heapq.heappush(self._returned[priority], (task.key, task))
+        self.size += 1
+
+    def removed(self) -> None:
+        """Note that a task in here is no longer QUEUED; its entry goes when it comes to the head."""
+        self.size -= 1
+
+    def head(self) -> Task | None:
+        """Return the next task without taking it."""
+        if self.size == 0:
+            self._drop_stale()
+            return None
+        for priority in range(PRIORITIES - 1, -1, -1):
+            task = self._head_of(priority)
+            if task is not None:
+                return task
+        return None
+
+    def pop(self) -> Task:
+        """Take the task that ``head`` returned."""
+        for priority in range(PRIORITIES - 1, -1, -1):
+            task = self._head_of(priority)
+            if task is None:
+                continue
+            fresh, returned = self._fresh[priority], self._returned[priority]
+            if fresh and fresh[0] is task:
+                fresh.popleft()
+            else:
+                heapq.heappop(returned)
+            self.size -= 1
+            return task
+        raise IndexError("pop from an empty queue")
+
+    def before(self, task: Task) -> int:
+        """Return how many queued tasks go before this one. Linear: for explanations only."""
+        mine = (-task.spec.priority, task.key)
+        return sum(1 for other in self if (-other.spec.priority, other.key) < mine)
+
+    def __iter__(self) -> Iterator[Task]:
+        """Queued tasks in no particular order."""
+        for fresh in self._fresh:
+            yield from (task for task in fresh if task.state is TaskState.QUEUED)
+        for returned in self._returned:
+            yield from (task for _, task in returned if task.state is TaskState.QUEUED)
+
+    def _head_of(self, priority: int) -> Task | None:
+        fresh, returned = self._fresh[priority], self._returned[priority]
+        while fresh and fresh[0].state is not TaskState.QUEUED:
+            fresh.popleft()
+        while returned and returned[0][1].state is not TaskState.QUEUED:
+            heapq.heappop(returned)
+        if not returned:
+            return fresh[0] if fresh else None
+        if not fresh or returned[0][0] < fresh[0].key:
+            return returned[0][1]
+        return fresh[0]
+
+    def _drop_stale(self) -> None:
+        for fresh in self._fresh:
+            fresh.clear()
+        for returned in self._returned:
+            returned.clear()

@@ -1,0 +1,178 @@
+"""State of one namespace in memory, and the few operations on it that every handler needs.
+
+Invariants (checked by ``invariants``): a task is in ``tasks`` exactly while it is open; a task is in its pool's queue
+exactly while it is QUEUED; a task that is ASSIGNED or RUNNING is in ``held`` of exactly its own session.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from enum import IntEnum
+from itertools import count
+
+from meshd.domain.effects import Effects
+from meshd.domain.frames import Feature
+from meshd.domain.limits import RECENT_TASKS, SessionRules
+from meshd.domain.liveness import Fleet
+from meshd.domain.placement.pools import Pools
+from meshd.domain.retry import Rng
+from meshd.domain.values import (
+    Agent,
+    Health,
+    NamespaceInfo,
+    Now,
+    Session,
+    Task,
+    TaskState,
+)
+
+
+class Timer(IntEnum):
+    """What is due."""
+
+    DEADLINE = 1
+    QUEUE_DEADLINE = 2
+    EXECUTION = 3
+    RETRY = 4
+    GRACE = 5
+    BROKEN = 6
+    DISPATCH = 7
+
+
+class Counter:
+    """Hands out rising numbers; shared by the namespaces of a mesh."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+
+    def next(self) -> int:
+        """Return the next number."""
+        number = self._next
+        self._next += 1
+        return number
+
+
+class Namespace:
+    """Everything the mesh knows about one namespace. Only handlers change it."""
+
+    def __init__(
+        self,
+        info: NamespaceInfo,
+        rules: SessionRules,
+        fleet: Fleet,
+        keys: Counter,
+        rng: Rng,
+    ) -> None:
+        self.info = info
+        self.name = info.name
+        self.rules = rules
+        self.fleet = fleet
+        self.keys = keys
+        self.rng = rng
+        self.tasks: dict[str, Task] = {}
+        self.recent: dict[str, Task] = {}
+        """Tasks that ended lately, oldest first."""
+        self.ended_count = 0
+        """Rises with every end; tells how far ``recent`` moved since a look into the store."""
+        self.agents: dict[str, Agent] = {}
+        self.sessions: dict[str, Session] = {}
+        self.pools = Pools()
+        self.accept_due: deque[tuple[float, Session, list[bytes]]] = deque()
+        """(due, session, fences) in order of time: the timeout is the same for all."""
+        self.must_dispatch = False
+        self._timers: list[tuple[float, int, Timer, Task | Session | None, int]] = []
+        self._timer_numbers = count()
+        self._fence_numbers = count(1)
+        self._revisions = count(1)
+
+    # ---- time
+
+    def arm(
+        self,
+        due_mono: float,
+        kind: Timer,
+        subject: Task | Session | None = None,
+        attempt: int = 0,
+    ) -> None:
+        """Ask for a timer; whoever handles it checks that it still means something."""
+        heapq.heappush(
+            self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt)
+        )
+
+    def sent(self, session: Session, fences: list[bytes], now_mono: float) -> None:
+        """Note that assignments were let out to a session that must accept them in time.
+
+        The time counts from here, not from the decision: a slow disk must not look like a deaf agent.
+        """
+        if Feature.ACCEPT in session.features:
+            self.accept_due.append(
+                (now_mono + self.rules.accept_timeout_ms / 1000, session, fences)
+            )
+
+    def postpone_accepts(self, seconds: float) -> None:
+        """Give every awaited Accept more time, because the daemon itself stood still."""
+        self.accept_due = deque(
+            (due + seconds, session, fences) for due, session, fences in self.accept_due
+        )
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time of the next timer, or None."""
+        dues = [t[0] for t in self._timers[:1]] + [
+            a[0] for a in list(self.accept_due)[:1]
+        ]
+        return min(dues, default=None)
+
+    def pop_due(
+        self, now_mono: float
+    ) -> tuple[Timer, Task | Session | None, int] | None:
+        """Take a timer that is due, or None."""
+        if not self._timers or self._timers[0][0] > now_mono:
+            return None
+        _, _, kind, subject, attempt = heapq.heappop(self._timers)
+        return kind, subject, attempt
+
+    # ---- numbers
+
+    def next_fence_number(self) -> int:
+        """Return a number above all handed out before, in this epoch or an earlier one."""
+        return (self.info.epoch << 40) + next(self._fence_numbers)
+
+    # ---- tasks
+
+    def enqueue(self, task: Task) -> None:
+        """Put a task that has just become QUEUED into its pool's queue."""
+        pool = self.pools.pool(task.spec.requirements)
+        pool.queue.push(task)
+        self.pools.busy[pool] = None
+        self.must_dispatch = True
+
+    def unqueue(self, task: Task) -> None:
+        """Note that a QUEUED task is about to become something else without being drawn."""
+        if task.state is TaskState.QUEUED:
+            self.pools.pool(task.spec.requirements).queue.removed()
+
+    def archive(self, task: Task) -> None:
+        """Move an ended task from the open to the recent ones."""
+        del self.tasks[task.spec.task_id]
+        self.recent[task.spec.task_id] = task
+        self.ended_count += 1
+        if len(self.recent) > RECENT_TASKS:
+            del self.recent[next(iter(self.recent))]
+
+    # ---- agents
+
+    def set_health(
+        self, agent: Agent, health: Health, cause: str, now: Now, out: Effects
+    ) -> None:
+        """Change an agent's health with its cause; durable with the agent's next write."""
+        agent.health = health
+        agent.health_ms = now.wall_ms
+        agent.health_cause = cause
+        agent.revision = next(self._revisions)
+        out.count("health", health.name)
+
+    def free_slot_changed(self, session: Session) -> None:
+        """Note that a session's load changed."""
+        self.pools.update(session)
+        self.must_dispatch = True

@@ -1,0 +1,1 @@
+"""Asyncio around the domain: mailboxes, timers, sessions, commits. No gRPC, no SQL."""

@@ -1,0 +1,133 @@
+"""The audit log: one hash chain per namespace, in the same commit as the change it speaks of.
+
+Invariant: a record is made and chained in one synchronous turn, into the commit that collects at that moment; so the
+order of a chain is the order of its sequence. Refusals are counted and written by ``flush_denials``: strangers cannot
+fill the disk, nor the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from meshd.domain.access import SYSTEM_NAMESPACE, Call
+from meshd.domain.audit import FIRST_HASH, record_hash
+from meshd.domain.records import AuditRecord
+from meshd.domain.values import Now
+
+if TYPE_CHECKING:
+    from meshd.engine.commits import Commits
+
+DENIAL_INTERVAL_S: Final = 10.0
+MAX_PENDING_DENIALS: Final = 1_000
+"""Different refusals counted apart within one interval; those beyond are counted together."""
+
+_OTHERS: Final = (SYSTEM_NAMESPACE, "many", "many", "many", "many")
+
+
+class AuditLog:
+    """Appends to the audit chains."""
+
+    def __init__(self, commits: Commits, heads: Mapping[str, tuple[int, bytes]], now: Callable[[], Now]) -> None:
+        self._commits = commits
+        self._heads = dict(heads)
+        self._now = now
+        self._denials: dict[tuple[str, str, str, str, str], int] = {}
+        self._flush_mono = now().mono
+
+    def record(
+        self,
+        call: Call,
+        *,
+        namespace: str,
+        object: str = "",
+        count: int = 1,
+        object_digest: bytes = b"",
+        words: str = "",
+    ) -> None:
+        """Append an allowed record of the call to the namespace's chain (empty: the mesh's own).
+
+        Call it in the same turn as the change. ``words`` are those the caller gave as a reason.
+        """
+        self._append(
+            namespace=namespace or SYSTEM_NAMESPACE,
+            subject=call.principal.subject,
+            peer=call.peer,
+            method=call.method,
+            object=object,
+            allowed=True,
+            reason=words,
+            count=count,
+            object_digest=object_digest,
+        )
+        call.audited = True
+
+    def deny(self, call: Call, reason: str) -> None:
+        """Count a refusal; it is recorded by the next ``flush_denials``, in the caller's own chain."""
+        principal = call.principal
+        if principal.kind == "anonymous":
+            key = (SYSTEM_NAMESPACE, principal.subject, call.peer, call.method, reason)
+        else:
+            key = (principal.namespace or SYSTEM_NAMESPACE, principal.subject, "", call.method, reason)
+        if key not in self._denials and len(self._denials) >= MAX_PENDING_DENIALS:
+            key = _OTHERS
+        self._denials[key] = self._denials.get(key, 0) + 1
+
+    def flush_denials(self, now: Now, *, force: bool = False) -> None:
+        """Append what was refused, at most once per interval; call it from a timer, and by force at the end.
+
+        The caller settles the commit.
+        """
+        if not self._denials or (now.mono - self._flush_mono < DENIAL_INTERVAL_S and not force):
+            return
+        self._flush_mono = now.mono
+        denials, self._denials = self._denials, {}
+        for (namespace, subject, peer, method, reason), count in denials.items():
+            self._append(
+                namespace=namespace,
+                subject=subject,
+                peer=peer,
+                method=method,
+                object="",
+                allowed=False,
+                reason=reason,
+                count=count,
+                object_digest=b"",
+            )
+
+    def head(self, namespace: str) -> tuple[int, bytes]:
+        """Return (sequence, hash) of the newest record of a chain; (0, zeros) before the first."""
+        return self._heads.get(namespace, (0, FIRST_HASH))
+
+    def _append(
+        self,
+        *,
+        namespace: str,
+        subject: str,
+        peer: str,
+        method: str,
+        object: str,
+        allowed: bool,
+        reason: str,
+        count: int,
+        object_digest: bytes,
+    ) -> None:
+        sequence, previous_hash = self.head(namespace)
+        record = AuditRecord(
+            namespace,
+            sequence + 1,
+            self._now().wall_ms,
+            subject,
+            peer,
+            method,
+            object,
+            allowed,
+            reason,
+            count,
+            object_digest,
+            previous_hash,
+            b"",
+        )
+        record = record._replace(hash=record_hash(record))
+        self._heads[namespace] = (record.sequence, record.hash)
+        self._commits.writes.audit.append(record)

@@ -1,0 +1,30 @@
+"""A bounded cache of payloads: fresh inputs and results stay in memory until newer ones push them out."""
+
+from __future__ import annotations
+
+
+class ByteCache:
+    """Least recently added bytes go first."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._items: dict[int, bytes] = {}
+
+    def put(self, key: int, value: bytes) -> None:
+        """Add bytes."""
+        self.drop(key)
+        self._items[key] = value
+        self._bytes += len(value)
+        while self._bytes > self._limit_bytes:
+            self.drop(next(iter(self._items)))
+
+    def get(self, key: int) -> bytes | None:
+        """Return the bytes, or None when they are not here any more."""
+        return self._items.get(key)
+
+    def drop(self, key: int) -> None:
+        """Forget bytes that nobody needs any more."""
+        value = self._items.pop(key, None)
+        if value is not None:
+            self._bytes -= len(value)

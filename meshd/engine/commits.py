@@ -1,0 +1,189 @@
+"""Commits: closes batches, has the store write them, and lets out what waited for them.
+
+Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failed write
+nothing is let out any more and ``on_failure`` ends the process: memory and disk never disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from meshd.domain.commit_barrier import CommitBarrier
+from meshd.domain.effects import Effects
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.records import Writes
+from meshd.ports.observer import Observer
+from meshd.ports.store import StorageError, Store
+
+T = TypeVar("T")
+
+CONCURRENT_REPLIES = 8
+"""From so many waiting callers per batch on, a batch waits a moment for more of them."""
+
+READER_THREADS = 4
+
+
+class Commits:
+    """Group commit over the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        observer: Observer,
+        taken: Callable[[Writes], None],
+        release: Callable[[Effects], None],
+        on_failure: Callable[[StorageError], None],
+        window_s: float = 0.003,
+    ) -> None:
+        self._store = store
+        self._observer = observer
+        self._taken = taken
+        self._release = release
+        self._on_failure = on_failure
+        self._window_s = window_s
+        self._barrier = CommitBarrier()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="reader")
+        self._loop = asyncio.get_running_loop()
+        self._last_replies = 0
+        self._scheduled = False
+        self._oldest_mono = 0.0
+        self._in_flight_bytes = 0
+        self.failed = False
+
+    @property
+    def effects(self) -> Effects:
+        """The batch that collects now."""
+        return self._barrier.collecting
+
+    @property
+    def writes(self) -> Writes:
+        """What the batch that collects now will make durable; append in the same turn as the change in memory."""
+        return self._barrier.collecting.writes
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of payloads and results that are not durable yet."""
+        return self.writes.payload_bytes + self._in_flight_bytes
+
+    @property
+    def uncommitted_age_s(self) -> float:
+        """How long the oldest change that is not durable has waited."""
+        return (
+            time.monotonic() - self._oldest_mono
+            if self._barrier.pending and self._oldest_mono
+            else 0.0
+        )
+
+    def flush(self) -> None:
+        """Let out what waits for nothing; see that the rest gets committed. Call after every turn of changes."""
+        if self.failed:
+            return
+        for effects in self._barrier.idle():
+            self._release(effects)
+        if self._scheduled or self._barrier.in_flight or not self._barrier.pending:
+            return
+        if not self._oldest_mono:
+            self._oldest_mono = time.monotonic()
+        self._scheduled = True
+        if self._last_replies >= CONCURRENT_REPLIES:
+            waiting = len(self.effects.replies)
+            delay_s = self._window_s if waiting < self._last_replies // 2 else 0.0
+            self._loop.call_later(delay_s, self._begin)
+        else:
+            self._loop.call_soon(self._begin)
+
+    async def settled(self) -> None:
+        """Return when everything computed so far is durable. Raises Refusal when the storage failed."""
+        if self.failed:
+            raise storage_failed()
+        self.flush()
+        if self._barrier.pending:
+            done: asyncio.Future[None] = self._loop.create_future()
+            self.effects.replies.append((done, None))
+            await done
+
+    def after(self, callback: Callable[[], None]) -> None:
+        """Run a callback when everything computed so far is durable."""
+        self.effects.callbacks.append(callback)
+        self.flush()
+
+    async def read(self, read: Callable[..., T], *args: Any) -> T:
+        """Run a read of the store on a reader thread."""
+        return await self._loop.run_in_executor(self._readers, read, *args)
+
+    async def write_aside(self, write: Callable[..., T], *args: Any) -> T:
+        """Run maintenance of the store on the writer thread, between commits."""
+        return await self._loop.run_in_executor(self._writer, write, *args)
+
+    async def close(self) -> None:
+        """Commit what is pending and stop the threads."""
+        if not self.failed:
+            await self.settled()
+        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._readers.shutdown)
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        if self.failed:
+            return
+        taken = self._barrier.take()
+        if taken is None:
+            self.flush()
+            return
+        batch_no, effects = taken
+        self._in_flight_bytes = effects.writes.payload_bytes
+        self._last_replies = len(effects.replies)
+        self._oldest_mono = time.monotonic()
+        rows = self._store.snapshot(effects.writes)
+        self._taken(effects.writes)
+        future = self._loop.run_in_executor(self._writer, self._timed_commit, rows)
+        future.add_done_callback(lambda done: self._committed(batch_no, effects, done))
+
+    def _timed_commit(self, rows: Any) -> float:
+        start = time.monotonic()
+        self._store.commit(rows)
+        return time.monotonic() - start
+
+    def _committed(
+        self, batch_no: int, effects: Effects, done: asyncio.Future[float]
+    ) -> None:
+        error = done.exception()
+        if error is not None:
+            self._fail(effects, error)
+            return
+        writes = effects.writes
+        rows = (
+            len(writes.new_tasks)
+            + len(writes.changed_tasks)
+            + len(writes.audit)
+            + len(writes.attempts)
+        )
+        self._observer.committed(rows, done.result())
+        self._in_flight_bytes = 0
+        self._oldest_mono = time.monotonic() if self._barrier.collecting.writes else 0.0
+        for released in self._barrier.durable(batch_no):
+            self._release(released)
+        self.flush()
+
+    def _fail(self, effects: Effects, error: BaseException) -> None:
+        self.failed = True
+        for ticket, _ in effects.replies + self.effects.replies:
+            if isinstance(ticket, asyncio.Future) and not ticket.done():
+                ticket.set_exception(storage_failed())
+        wrapped = (
+            error
+            if isinstance(error, StorageError)
+            else StorageError(f"the commit failed: {error!r}")
+        )
+        self._on_failure(wrapped)
+
+
+def storage_failed() -> Refusal:
+    """Return the refusal of everything after a failed write."""
+    message = "the daemon's storage failed and it is going down; the outcome of this call is unknown, ask again"
+    return Refusal(Reason.SHUTTING_DOWN, message, retry_ms=1_000)

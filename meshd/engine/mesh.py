@@ -1,0 +1,385 @@
+"""The mesh in memory: namespaces with their mailboxes, timers and streams, around the pure machine.
+
+Commands of one turn of the event loop are handled together: one dispatch, one commit, one message per stream. Every
+reply leaves through the commit barrier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from copy import copy
+from functools import partial
+from random import SystemRandom
+from typing import Any
+
+import structlog
+
+from meshd.domain import commands as c
+from meshd.domain.access import Call
+from meshd.domain.effects import Effects
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.frames import Assign, GoAway, GoAwayReason
+from meshd.domain.handlers.submit import task_not_found
+from meshd.domain.limits import SessionRules
+from meshd.domain.liveness import STALL_MIN_S, Fleet
+from meshd.domain.machine import expire, handle
+from meshd.domain.records import Writes
+from meshd.domain.state import Counter, Namespace
+from meshd.domain.values import (
+    NamespaceInfo,
+    Now,
+    OutcomeReason,
+    Session,
+    Task,
+    TaskState,
+)
+from meshd.engine.audit import AuditLog
+from meshd.engine.byte_cache import ByteCache
+from meshd.engine.commits import Commits
+from meshd.engine.restore import build, new_namespace
+from meshd.engine.streams import AgentStream
+from meshd.engine.watch import OutputPiece, ProgressNote, WatchHub
+from meshd.ports.observer import Observer
+from meshd.ports.store import Restored, StorageError, Store
+
+SWEEP_INTERVAL_S = 0.25
+PAYLOAD_CACHE_BYTES = 64 * 1024 * 1024
+OUTPUT_CACHE_BYTES = 32 * 1024 * 1024
+
+log = structlog.get_logger()
+
+
+class Entry:
+    """What the audit log keeps of one command."""
+
+    __slots__ = ("call", "count", "digest", "object")
+
+    def __init__(
+        self, call: Call, object: str = "", count: int = 1, digest: bytes = b""
+    ) -> None:  # noqa: A002
+        self.call = call
+        self.object = object
+        self.count = count
+        self.digest = digest
+
+
+class Mesh:
+    """All namespaces of this daemon."""
+
+    def __init__(
+        self,
+        store: Store,
+        restored: Restored,
+        rules: SessionRules,
+        observer: Observer,
+        on_failure: Callable[[StorageError], None],
+        commit_window_s: float = 0.003,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.store = store
+        self.rules = rules
+        self.observer = observer
+        self.rng = SystemRandom()
+        self.fleet = Fleet(rules)
+        self._keys = Counter(restored.next_key)
+        self.namespaces = build(
+            restored, rules, self.fleet, self._keys, self.rng, self._clock()
+        )
+        self._on_failure = on_failure
+        self.commits = Commits(
+            store, observer, self._taken, self._release, on_failure, commit_window_s
+        )
+        self.audit = AuditLog(self.commits, restored.audit_heads)
+        self.hub = WatchHub()
+        self.payloads = ByteCache(PAYLOAD_CACHE_BYTES)
+        self.outputs = ByteCache(OUTPUT_CACHE_BYTES)
+        self.streams: set[AgentStream] = set()
+        self.closing = False
+        self._inbox: dict[Namespace, list[c.Command]] = {}
+        self._entries: list[tuple[str, Entry]] = []
+        self._scheduled = False
+        self._last_turn_mono = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        if restored.tasks:
+            self._turn()
+
+    # ---- asking
+
+    def namespace(self, name: str) -> Namespace:
+        """Return a namespace. Raises Refusal."""
+        ns = self.namespaces.get(name)
+        if ns is None:
+            message = (
+                f"no namespace {name}; `meshctl namespace create {name}` creates it"
+            )
+            raise Refusal(Reason.NAMESPACE_NOT_FOUND, message, field="namespace")
+        return ns
+
+    async def ask(
+        self,
+        ns: Namespace,
+        make: Callable[[object], c.Command],
+        entry: Entry | None = None,
+    ) -> Any:
+        """Post a command made with a ticket and wait for its reply. A refusal in the reply is raised."""
+        ticket: asyncio.Future[Any] = self._loop.create_future()
+        self.post(ns, make(ticket), entry)
+        reply = await ticket
+        if isinstance(reply, Refusal):
+            raise reply
+        return reply
+
+    def post(
+        self, ns: Namespace, command: c.Command, entry: Entry | None = None
+    ) -> None:
+        """Hand a command to a namespace; it is handled in this turn of the event loop or the next."""
+        self._inbox.setdefault(ns, []).append(command)
+        if entry is not None:
+            self._entries.append((ns.name, entry))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    async def create_namespace(
+        self, name: str, description: str, entry: Entry
+    ) -> tuple[NamespaceInfo, bool]:
+        """Create a namespace; return it and whether it is new. Raises Refusal when it exists with another description."""
+        existing = self.namespaces.get(name)
+        if existing is not None and existing.info.description != description:
+            message = f"namespace {name} exists with another description; leave the description out or repeat it"
+            raise Refusal(Reason.NAMESPACE_EXISTS, message, field="name")
+        if existing is None:
+            info = NamespaceInfo(name, description, self._clock().wall_ms, 1)
+            self.namespaces[name] = new_namespace(
+                info, self.rules, self.fleet, self._keys, self.rng
+            )
+            self.commits.writes.namespaces.append(info)
+        self.record("_mesh", entry)
+        await self.commits.settled()
+        return self.namespaces[name].info, existing is None
+
+    def record(self, namespace: str, entry: Entry) -> None:
+        """Append an audit record to the commit that collects now."""
+        self.audit.record(
+            entry.call,
+            namespace=namespace,
+            object=entry.object,
+            count=entry.count,
+            object_digest=entry.digest,
+        )
+
+    async def find_task(self, ns: Namespace, task_id: str) -> Task:
+        """Return a task in memory, or one read from the store. Raises Refusal."""
+        task = ns.tasks.get(task_id) or ns.recent.get(task_id)
+        if task is None:
+            task = await self.commits.read(self.store.get_task, ns.name, task_id)
+            # It may have been submitted meanwhile; memory knows better.
+            task = ns.tasks.get(task_id) or ns.recent.get(task_id) or task
+        if task is None:
+            raise task_not_found(ns.name, task_id)
+        return task
+
+    async def payload(self, key: int) -> bytes:
+        """Return the encoded input of a task."""
+        cached = self.payloads.get(key)
+        return (
+            cached
+            if cached is not None
+            else await self.commits.read(self.store.get_payload, key)
+        )
+
+    async def output(self, key: int) -> bytes:
+        """Return the encoded result of a task."""
+        cached = self.outputs.get(key)
+        return (
+            cached
+            if cached is not None
+            else await self.commits.read(self.store.get_output, key)
+        )
+
+    def sessions(self) -> Iterator[Session]:
+        """All sessions of all namespaces."""
+        for ns in self.namespaces.values():
+            yield from ns.sessions.values()
+
+    # ---- turning
+
+    def _clock(self) -> Now:
+        return Now(time.monotonic(), time.time_ns() // 1_000_000)
+
+    def _now(self) -> Now:
+        """Return the time; notice when the daemon itself stood still and give every lease its time back."""
+        now = self._clock()
+        stall_s = now.mono - self._last_turn_mono - SWEEP_INTERVAL_S
+        self._last_turn_mono = now.mono
+        if stall_s > STALL_MIN_S:
+            self.fleet.stalled(stall_s, self.sessions(), now.mono)
+            for ns in self.namespaces.values():
+                ns.postpone_accepts(stall_s)
+            self.observer.stalled(stall_s)
+            log.warning(
+                "meshd stood still; every lease is extended", seconds=round(stall_s, 3)
+            )
+        return now
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        now = self._now()
+        inbox, self._inbox = self._inbox, {}
+        entries, self._entries = self._entries, []
+        due = [
+            ns
+            for ns in self.namespaces.values()
+            if ns.must_dispatch or (ns.next_due() or 1e18) <= now.mono
+        ]
+        for ns in due:
+            inbox.setdefault(ns, [])
+        for ns, batch in inbox.items():
+            out = self.commits.effects
+            try:
+                handle(ns, batch, now, out)
+            except Exception as error:
+                # Memory may be half changed: only what is durable can be trusted, and a restart brings that back.
+                log.exception(
+                    "a command broke a rule of the domain; meshd stops",
+                    namespace=ns.name,
+                )
+                self.commits.failed = True
+                self._on_failure(
+                    StorageError(
+                        f"state in memory is in doubt after {error!r}; start meshd again"
+                    )
+                )
+                return
+            self._after_handling(ns, out)
+        for namespace, entry in entries:
+            self.record(namespace, entry)
+        self.commits.flush()
+        self._arm()
+
+    def _after_handling(self, ns: Namespace, out: Effects) -> None:
+        """Serve those who watch, and measure; both at once, since the state may change again in the next turn."""
+        for stream, frame in out.urgent:
+            if isinstance(stream, AgentStream):
+                stream.push(frame)
+        out.urgent.clear()
+        if self.hub.active:
+            self._tell_watchers(out)
+        out.changed.clear()
+        out.progress.clear()
+        out.output.clear()
+        if out.counts:
+            _measure(self.observer, ns.name, out.counts)
+            out.counts.clear()
+
+    def _tell_watchers(self, out: Effects) -> None:
+        for task in out.changed:
+            if self.hub.watched(task.key):
+                out.callbacks.append(partial(self.hub.publish, task.key, copy(task)))
+        for task in out.progress:
+            if task.progress is not None:
+                self.hub.publish(task.key, ProgressNote(*task.progress))
+        for task, seq, chunk in out.output:
+            self.hub.publish(task.key, OutputPiece(task.attempt, seq, chunk))
+
+    def _taken(self, writes: Writes) -> None:
+        """Move fresh inputs, which are in rows now, from their tasks to the bounded cache."""
+        for task in writes.new_tasks.values():
+            if not task.terminal:
+                self.payloads.put(task.key, task.spec.payload)
+            task.spec.payload = b""
+
+    def _release(self, effects: Effects) -> None:
+        """Let out effects whose commit is durable: frames first, then replies."""
+        writes = effects.writes
+        for key, output in writes.outputs:
+            self.outputs.put(key, output)
+            self.payloads.drop(key)
+        assigned: dict[AgentStream, list[bytes]] = {}
+        for stream, frame in effects.sends:
+            if isinstance(stream, AgentStream):
+                stream.push(frame)
+                if type(frame) is Assign:
+                    assigned.setdefault(stream, []).append(frame.fence)
+        if assigned:
+            mono = time.monotonic()
+            for stream, fences in assigned.items():
+                if stream.session is not None:
+                    stream.namespace.sent(stream.session, fences, mono)
+            self._arm()
+        for closed in effects.closes:
+            if isinstance(closed, AgentStream):
+                closed.close()
+        for ticket, reply in effects.replies:
+            if isinstance(ticket, asyncio.Future) and not ticket.done():
+                ticket.set_result(reply)
+        for callback in effects.callbacks:
+            callback()
+
+    def _arm(self) -> None:
+        """Have the next timer call a turn."""
+        dues = [
+            due for ns in self.namespaces.values() if (due := ns.next_due()) is not None
+        ]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if dues and not self.closing:
+            delay_s = max(0.0, min(dues) - time.monotonic())
+            self._timer = self._loop.call_later(delay_s, self._turn)
+
+    def _sweep(self) -> None:
+        if self.closing:
+            return
+        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        now = self._now()
+        sessions = list(self.sessions())
+        was_braked = self.fleet.braked
+        expired = self.fleet.expired(sessions, len(sessions), now.mono)
+        if self.fleet.braked and not was_braked:
+            log.warning(
+                "more than half of the agents' leases ended together; waiting one more TTL",
+                agents=len(sessions),
+            )
+        by_namespace: dict[str, list[Session]] = {}
+        for session in expired:
+            by_namespace.setdefault(session.agent.namespace, []).append(session)
+        for ns in self.namespaces.values():
+            if ns.sessions:
+                out = self.commits.effects
+                expire(ns, by_namespace.get(ns.name, []), now, out)
+                self._after_handling(ns, out)
+        self.audit.flush_denials(now.mono)
+        self.commits.flush()
+        self._arm()
+
+    async def shutdown(self) -> None:
+        """Send agents away, commit what is pending, stop. Attempts stay with their agents."""
+        self.closing = True
+        self._sweeper.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in list(self.streams):
+            stream.push(GoAway(GoAwayReason.SHUTTING_DOWN))
+            stream.close()
+        await self.commits.close()
+
+
+def _measure(
+    observer: Observer, namespace: str, counts: dict[tuple[str, str], int]
+) -> None:
+    for (what, detail), count in counts.items():
+        if what == "submitted":
+            observer.submitted(namespace, count)
+        elif what == "assigned":
+            observer.assigned(namespace, count)
+        elif what == "ended":
+            state, outcome = detail.split("/")
+            observer.ended(namespace, TaskState[state], OutcomeReason[outcome], count)
+        elif what == "lost":
+            observer.lost(namespace, detail, count)
+        elif what == "stale":
+            observer.stale(namespace, count)

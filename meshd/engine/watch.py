@@ -1,0 +1,97 @@
+"""Watching single tasks: each watcher gets every durable change, progress and output since it came.
+
+A watcher that falls behind loses output and progress, never its newest state of the task: its queue is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from meshd.domain.values import Task
+
+MAX_QUEUED = 1_024
+"""Events a watcher may be behind; older output is dropped first, its ``seq`` shows the hole."""
+
+
+class OutputPiece(NamedTuple):
+    """A piece of output of an attempt."""
+
+    attempt: int
+    seq: int
+    chunk: bytes
+
+
+class ProgressNote(NamedTuple):
+    """Progress of an attempt."""
+
+    attempt: int
+    seq: int
+    fraction: float | None
+    message: str
+
+
+TaskEvent = Task | OutputPiece | ProgressNote
+
+
+class Watcher:
+    """One who watches one task."""
+
+    def __init__(self) -> None:
+        self._events: deque[TaskEvent] = deque()
+        self._wake = asyncio.Event()
+
+    def put(self, event: TaskEvent) -> None:
+        """Add an event."""
+        if len(self._events) >= MAX_QUEUED:
+            for index, old in enumerate(self._events):
+                if not isinstance(old, Task):
+                    del self._events[index]
+                    break
+            else:
+                self._events.popleft()
+        self._events.append(event)
+        self._wake.set()
+
+    async def next(self) -> TaskEvent:
+        """Wait for the next event."""
+        while not self._events:
+            self._wake.clear()
+            await self._wake.wait()
+        return self._events.popleft()
+
+
+class WatchHub:
+    """Who watches which task, by the task's key."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[int, set[Watcher]] = {}
+
+    def add(self, key: int) -> Watcher:
+        """Start watching."""
+        watcher = Watcher()
+        self._watchers.setdefault(key, set()).add(watcher)
+        return watcher
+
+    def remove(self, key: int, watcher: Watcher) -> None:
+        """Stop watching."""
+        watchers = self._watchers.get(key)
+        if watchers is not None:
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[key]
+
+    @property
+    def active(self) -> bool:
+        """True when anybody watches anything."""
+        return bool(self._watchers)
+
+    def watched(self, key: int) -> bool:
+        """Return whether anybody watches the task."""
+        return key in self._watchers
+
+    def publish(self, key: int, event: TaskEvent) -> None:
+        """Hand an event to everybody who watches the task."""
+        for watcher in self._watchers.get(key, ()):
+            watcher.put(event)

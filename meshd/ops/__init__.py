@@ -1,0 +1,1 @@
+"""Metrics, health, logging and the HTTP side port."""

@@ -1,0 +1,1 @@
+"""Protocols that the engine needs and the floors above implement."""

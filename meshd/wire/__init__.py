@@ -1,0 +1,1 @@
+"""gRPC: server, interceptors, codec and services. Thin: no rule lives here."""

@@ -1,0 +1,261 @@
+"""The interceptor chain: everything that happens around every call, in one place.
+
+Order: deadline, who calls, may they, the handler, was it audited, what it answers. Only this file turns refusals
+into statuses, and no text of any other exception ever reaches a caller. A method that has no rule is not called.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, Protocol, cast
+
+import grpc
+import grpc.aio
+
+from meshd.domain.access import ANONYMOUS, LOCAL_OPERATOR, Call, decide
+from meshd.domain.errors import Reason, Refusal
+from meshd.engine.audit import AuditLog
+from meshd.engine.authority import Authority
+from meshd.ports.observer import Observer
+from meshd.wire.access_rules import ServedMethod
+from meshd.wire.context import set_current_call
+from meshd.wire.status import CODES, to_status, trailing_metadata
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Respond = Callable[[Call, Any, Context], Awaitable[Any]]
+
+TOKEN_KEY: Final = "authorization"
+NAMESPACE_KEY: Final = "agentmesh-namespace"
+SOCKET_PEER: Final = "socket"
+
+DENIALS: Final = frozenset(
+    {
+        Reason.TOKEN_MISSING,
+        Reason.TOKEN_INVALID,
+        Reason.TOKEN_EXPIRED,
+        Reason.TOKEN_REVOKED,
+        Reason.JOIN_TOKEN_INVALID,
+        Reason.PROOF_INVALID,
+        Reason.ACCESS_DENIED,
+        Reason.NAMESPACE_MISMATCH,
+        Reason.IDENTITY_MISMATCH,
+        Reason.GRANT_EXCEEDS_CALLER,
+    }
+)
+"""Refusals that the audit log counts."""
+
+
+class ReportIncident(Protocol):
+    """Logs an exception that nobody expected, under the id that its caller is told."""
+
+    def __call__(self, incident_id: str, method: str, error: BaseException) -> None:
+        """Log it; never raises."""
+
+
+class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """The one interceptor of the server."""
+
+    def __init__(
+        self,
+        methods: dict[str, ServedMethod],
+        authority: Authority,
+        audit: AuditLog,
+        settled: Callable[[], Awaitable[None]],
+        observer: Observer,
+        report_incident: ReportIncident,
+    ) -> None:
+        self._methods = methods
+        self._authority = authority
+        self._audit = audit
+        self._settled = settled
+        self._observer = observer
+        self._report_incident = report_incident
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the method's handler with the chain around it, made once per method."""
+        path = handler_call_details.method
+        handler = self._handlers.get(path)
+        if handler is None:
+            inner = await continuation(handler_call_details)
+            served = self._methods.get(path)
+            if inner is None or served is None:
+                return self._unknown_method()
+            handler = self._handlers[path] = self._wrap(served, inner)
+        return handler
+
+    def _wrap(self, served: ServedMethod, inner: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        parse = _refusing_parser(inner.request_deserializer)
+        if inner.request_streaming:
+            behavior = inner.stream_stream if inner.response_streaming else inner.stream_unary
+        else:
+            behavior = inner.unary_stream if inner.response_streaming else inner.unary_unary
+        respond = self._streaming(behavior) if inner.response_streaming else self._replying(behavior)
+        reads = None if inner.request_streaming else parse
+
+        async def handle(request: Any, context: Context) -> Any:
+            return await self._handle(served, reads, respond, request, context)
+
+        # One message of a request is parsed here, after authentication; messages of a stream are parsed by gRPC.
+        deserialize = parse if inner.request_streaming else None
+        make: Any = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[inner.request_streaming, inner.response_streaming]
+        return cast("grpc.RpcMethodHandler[Any, Any]", make(handle, deserialize, inner.response_serializer))
+
+    async def _handle(
+        self,
+        served: ServedMethod,
+        parse: Callable[[bytes], Any] | None,
+        respond: Respond,
+        request: Any,
+        context: Context,
+    ) -> Any:
+        start = time.perf_counter()
+        code = "CANCELLED"
+        call = Call(ANONYMOUS, served.name, "", served.rule)
+        try:
+            left_s = context.time_remaining()
+            if left_s is not None and left_s <= 0:
+                code = "DEADLINE_EXCEEDED"
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed when the call arrived")
+            routed = self._identify(call, context)
+            if parse is not None:
+                request = parse(request)
+            self._authorize(call, served, request, routed)
+            set_current_call(call)
+            reply = await respond(call, request, context)
+            if served.rule.audit and not call.audited:
+                raise RuntimeError(f"{served.name} succeeded without an audit record")
+            code = "OK"
+            return reply
+        except Refusal as refusal:
+            code = CODES[refusal.reason].name
+            await self._refuse(call, refusal, context)
+        except grpc.aio.AbortError:  # Foreign services abort by themselves.
+            code = _code_name(context)
+            raise
+        except Exception as error:
+            code = "INTERNAL"
+            await self._fail(call, error, context)
+        finally:
+            self._observer.handled(served.name, code, time.perf_counter() - start)
+
+    def _identify(self, call: Call, context: Context) -> str:
+        """Find the principal; returns the namespace of the metadata."""
+        bearer = None
+        routed = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == TOKEN_KEY:
+                if bearer is not None:
+                    raise Refusal(Reason.TOKEN_INVALID, "the call carries two tokens; send one")
+                bearer = value
+            elif key == NAMESPACE_KEY:
+                routed = str(value)
+        peer = context.peer()
+        via_socket = peer.startswith("unix:")
+        call.peer = SOCKET_PEER if via_socket else peer.partition(":")[2].rpartition(":")[0]
+        if bearer is None:
+            if via_socket:
+                call.principal = LOCAL_OPERATOR
+        elif not call.rule.unauthenticated:
+            call.principal = self._authority.authenticate(_token_of(bearer), via_socket=via_socket)
+        return routed
+
+    def _authorize(self, call: Call, served: ServedMethod, request: Any, routed: str) -> None:
+        named = getattr(request, served.namespace_field) if served.namespace_field else ""
+        if routed and named and routed != named:
+            message = f"the metadata '{NAMESPACE_KEY}' and the request name different namespaces; send one of them"
+            raise Refusal(Reason.NAMESPACE_MISMATCH, message, field=served.namespace_field)
+        named = named or routed
+        decide(call.principal, call.rule, named)
+        call.namespace = named or call.principal.namespace
+
+    def _replying(self, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Respond:
+        async def respond(call: Call, request: Any, context: Context) -> Any:
+            epoch = self._authority.revocation_epoch
+            reply = await behavior(request, context)
+            if epoch != self._authority.revocation_epoch:  # A long wait must not outlive its token.
+                self._authority.check_not_revoked(call.principal)
+            return reply
+
+        return respond
+
+    def _streaming(self, behavior: Callable[[Any, Context], Any]) -> Respond:
+        async def respond(call: Call, request: Any, context: Context) -> None:
+            with self._authority.stream(call.principal) as stream:
+                call.stream = stream
+                replies = behavior(request, context)
+                if not hasattr(replies, "__aiter__"):
+                    await replies
+                    return
+                async with aclosing(cast("Any", replies)):
+                    async for reply in cast("AsyncIterator[Any]", replies):
+                        if call.rule.audit and not call.audited:
+                            raise RuntimeError(f"{call.method} answered without an audit record")
+                        await context.write(reply)
+
+        return respond
+
+    async def _refuse(self, call: Call, refusal: Refusal, context: Context) -> None:
+        self._observer.refused(refusal.reason.name)
+        if refusal.reason in DENIALS:
+            self._audit.deny(call, refusal.reason.name)
+        try:
+            await self._settled()  # A refusal may speak of state that is not durable yet.
+        except Refusal as newer:
+            refusal = newer
+        await _abort(refusal, context)
+
+    async def _fail(self, call: Call, error: Exception, context: Context) -> None:
+        incident_id = secrets.token_hex(8)
+        self._report_incident(incident_id, call.method, error)
+        message = f"the daemon failed on this call; its log explains incident {incident_id}"
+        await _abort(Refusal(Reason.INTERNAL, message, metadata={"incident": incident_id}), context)
+
+    def _unknown_method(self) -> grpc.RpcMethodHandler[Any, Any]:
+        async def refuse(_requests: Any, context: Context) -> None:
+            self._observer.handled("unknown", "UNIMPLEMENTED", 0.0)
+            await _abort(Refusal(Reason.METHOD_NOT_FOUND, "this daemon has no such method"), context)
+
+        return grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
+
+
+def _token_of(bearer: str | bytes) -> str:
+    scheme, _, token = str(bearer).partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Refusal(Reason.TOKEN_INVALID, "the metadata 'authorization' must read 'Bearer <token>'")
+    return token
+
+
+def _refusing_parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def parse(raw: bytes) -> Any:
+        if deserialize is None:
+            return raw
+        try:
+            return deserialize(raw)
+        except Exception:
+            message = "the message cannot be parsed; compare the contract's version of both sides"
+            raise Refusal(Reason.INVALID_ARGUMENT, message) from None
+
+    return parse
+
+
+def _code_name(context: Context) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+
+
+async def _abort(refusal: Refusal, context: Context) -> None:
+    status = to_status(refusal)
+    await context.abort(CODES[refusal.reason], status.message, trailing_metadata(status))

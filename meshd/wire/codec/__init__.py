@@ -1,0 +1,1 @@
+"""The only place where protobuf meets the domain; one file per service."""

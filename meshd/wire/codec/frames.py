@@ -1,0 +1,198 @@
+"""Frames of a session between contract and domain, in batches cut below the message limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from agentmesh.v1 import session_pb2 as pb
+from meshd.domain import frames as f
+from meshd.domain.commands import Held
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.limits import (
+    MAX_INLINE_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_OUTPUT_CHUNK_BYTES,
+    SessionRules,
+)
+from meshd.wire import validate
+from meshd.wire.codec.values import duration, enum, timestamp
+
+PROTOCOL_VERSION = 1
+MIN_INBOUND_BYTES = 512 * 1024
+"""An agent that cannot receive one assignment with the largest payload is refused when it opens."""
+FRAME_OVERHEAD_BYTES = 1024
+"""Upper bound of a frame without its payload."""
+
+
+def _done(frame: pb.Done) -> f.Done:
+    output = frame.output
+    if len(output.inline) > MAX_INLINE_BYTES:
+        raise Refusal(
+            Reason.TOO_LARGE,
+            f"the result has {len(output.inline)} bytes; at most {MAX_INLINE_BYTES} fit inline",
+            field="done.output",
+        )
+    return f.Done(frame.fence, output.SerializeToString())
+
+
+def _output(frame: pb.Output) -> f.Output:
+    if len(frame.chunk) > MAX_OUTPUT_CHUNK_BYTES:
+        raise Refusal(
+            Reason.TOO_LARGE,
+            f"the piece has {len(frame.chunk)} bytes; at most {MAX_OUTPUT_CHUNK_BYTES} are allowed",
+            field="output.chunk",
+        )
+    return f.Output(frame.fence, frame.seq, frame.chunk)
+
+
+def _progress(frame: pb.Progress) -> f.Progress:
+    fraction = frame.fraction if frame.HasField("fraction") else None
+    return f.Progress(frame.fence, frame.seq, fraction, frame.message[:1024])
+
+
+def _decline(frame: pb.Decline) -> f.Decline:
+    pause = validate.duration_ms(frame.retry_in, "decline.retry_in", 0, 600_000)
+    return f.Decline(frame.fence, frame.reason[:256], pause)
+
+
+_UP: dict[str, Callable[[Any], f.UpFrame]] = {
+    "beat": lambda m: f.Beat(m.seq),
+    "slots": lambda m: f.Slots(max(0, m.slots)),
+    "accept": lambda m: f.Accept(m.fence),
+    "decline": _decline,
+    "progress": _progress,
+    "output": _output,
+    "done": _done,
+    "fail": lambda m: f.Fail(m.fence, m.type[:128], m.message[:4096], m.retryable),
+    "stopped": lambda m: f.Stopped(m.fence),
+    "bye": lambda m: f.Bye(m.reason[:256]),
+}
+
+
+def up(frames: Iterable[pb.AgentFrame]) -> tuple[list[f.UpFrame], str]:
+    """Return the domain's frames, and the fresh token if one is among them. Raises Refusal.
+
+    Frames this version does not know are passed over: only negotiated ones carry meaning.
+    """
+    converted: list[f.UpFrame] = []
+    token = ""
+    for message in frames:
+        kind = message.WhichOneof("frame")
+        convert = _UP.get(kind) if kind is not None else None
+        if convert is not None:
+            converted.append(convert(getattr(message, kind)))  # type: ignore[arg-type]
+        elif kind == "fresh_token":
+            token = message.fresh_token.token
+        elif kind == "open":
+            raise Refusal(
+                Reason.PROTOCOL_VIOLATION,
+                "Open came twice; it is the first frame of a stream and no other",
+            )
+    return converted, token
+
+
+def check_open(message: pb.Open) -> list[Held]:
+    """Check an Open and return what the agent holds. Raises Refusal."""
+    if message.protocol != PROTOCOL_VERSION:
+        text = f"the protocol version is {message.protocol}; this daemon speaks {PROTOCOL_VERSION}"
+        raise Refusal(Reason.PROTOCOL_VIOLATION, text, field="open.protocol")
+    if message.max_inbound_bytes and message.max_inbound_bytes < MIN_INBOUND_BYTES:
+        raise validate.invalid(
+            "open.max_inbound_bytes",
+            f"is {message.max_inbound_bytes}; an agent must be able to receive {MIN_INBOUND_BYTES}",
+        )
+    return [
+        Held(
+            h.fence, enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING)
+        )
+        for h in message.held
+    ]
+
+
+def features(values: Iterable[int]) -> frozenset[int]:
+    """Return those of the agent's features that this daemon has as well."""
+    known = {int(feature) for feature in f.Feature}
+    return frozenset(v for v in values if v in known)
+
+
+def limits(
+    rules: SessionRules, lease_ttl_ms: int, disconnected_grace_ms: int
+) -> pb.SessionLimits:
+    """Return the limits of a session."""
+    return pb.SessionLimits(
+        beat_interval=duration(min(rules.beat_interval_ms, lease_ttl_ms // 3)),
+        lease_ttl=duration(lease_ttl_ms),
+        accept_timeout=duration(rules.accept_timeout_ms),
+        max_reconnect_backoff=duration(rules.max_reconnect_backoff_ms),
+        disconnected_grace=duration(disconnected_grace_ms),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_inline_bytes=MAX_INLINE_BYTES,
+    )
+
+
+def down(
+    frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules
+) -> pb.MeshFrame:
+    """Return the contract's frame; ``payloads`` has the input of every assignment."""
+    if type(frame) is f.Assign:
+        message = pb.MeshFrame()
+        assign = message.assign
+        assign.fence = frame.fence
+        assign.fence_number = frame.fence_number
+        assign.task_id = frame.task_id
+        assign.task_type = frame.task_type
+        assign.attempt = frame.attempt
+        payload = payloads[frame.task_key]
+        if payload:
+            assign.payload.ParseFromString(payload)
+        if frame.deadline_ms:
+            assign.deadline.CopyFrom(timestamp(frame.deadline_ms))
+        if frame.traceparent:
+            assign.traceparent = frame.traceparent
+        if frame.context_id:
+            assign.context_id = frame.context_id
+        return message
+    if type(frame) is f.Ack:
+        return pb.MeshFrame(ack=pb.Ack(fence=frame.fence))
+    if type(frame) is f.LeaseAck:
+        return pb.MeshFrame(lease_ack=pb.LeaseAck(beat_seq=frame.beat_seq))
+    if type(frame) is f.Revoke:
+        return pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence))
+    if type(frame) is f.Cancel:
+        cancel = pb.Cancel(
+            fence=frame.fence, reason=int(frame.reason), grace=duration(frame.grace_ms)
+        )  # type: ignore[arg-type]
+        return pb.MeshFrame(cancel=cancel)
+    if type(frame) is f.GoAway:
+        return pb.MeshFrame(go_away=pb.GoAway(reason=int(frame.reason)))  # type: ignore[arg-type]
+    assert type(frame) is f.Opened
+    return pb.MeshFrame(
+        opened=pb.Opened(
+            features=sorted(frame.features),  # type: ignore[arg-type]
+            epoch=frame.epoch,
+            keep=frame.keep,
+            drop=frame.drop,
+            limits=limits(rules, frame.lease_ttl_ms, frame.disconnected_grace_ms),
+        )
+    )
+
+
+def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFrame]]:
+    """Cut frames into batches that stay below the limit, by bytes before count."""
+    batch: list[f.DownFrame] = []
+    size = 0
+    for frame in frames:
+        if type(frame) is f.Assign:
+            own = FRAME_OVERHEAD_BYTES + frame.payload_bytes
+        elif type(frame) is f.Opened:
+            own = FRAME_OVERHEAD_BYTES + 16 * (len(frame.keep) + len(frame.drop))
+        else:
+            own = 64
+        if batch and size + own > limit_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(frame)
+        size += own
+    if batch:
+        yield batch

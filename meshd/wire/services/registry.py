@@ -1,0 +1,260 @@
+"""RegistryService: who the agents are and how they are."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from secrets import token_hex
+from typing import Any
+
+from agentmesh.v1 import registry_service_pb2 as pb
+from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
+from meshd.domain import commands as c
+from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.state import Namespace
+from meshd.domain.values import Agent, AgentType, Health, TaskState
+from meshd.engine.mesh import Entry, Mesh
+from meshd.wire import page_token, validate
+from meshd.wire.codec import agents as codec
+from meshd.wire.codec.frames import limits
+from meshd.wire.codec.values import duration, enum, timestamp
+from meshd.wire.context import current_call
+from meshd.wire.services.sessions import SessionStreams, own_identity
+
+SESSION_KEY_BYTES = 16
+SWEEP_SLACK_MS = 500
+"""What the sweep and the dispatch add to a bound."""
+
+
+class RegistryService(pb_grpc.RegistryServiceServicer):
+    """Knows agents and their health."""
+
+    def __init__(
+        self, mesh: Mesh, streams: SessionStreams, version: str, keepalive_ms: int
+    ) -> None:
+        self._mesh = mesh
+        self._streams = streams
+        self._version = version
+        self._keepalive_ms = keepalive_ms
+        self._start_ms = time.time_ns() // 1_000_000
+
+    async def RegisterAgent(
+        self, request: pb.RegisterAgentRequest, context: Any
+    ) -> pb.RegisterAgentResponse:
+        """Start a session."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        spec = codec.spec_from(request.spec)
+        own_identity(call, spec.agent_id)
+        _within_grant(call, spec.type, spec.capabilities)
+        if len(request.session_key) != SESSION_KEY_BYTES:
+            raise validate.invalid(
+                "session_key", f"must be {SESSION_KEY_BYTES} random bytes"
+            )
+        agent = ns.agents.get(spec.agent_id)
+        repeated = agent.session if agent is not None else None
+        key_hash = sha256(request.session_key).digest()
+        if repeated is not None and repeated.key_hash == key_hash:
+            session_id = repeated.session_id
+        else:
+            session_id = token_hex(16)
+        # Derived, so that a repetition of the call gets the same one though only its hash is kept.
+        resume_token = sha256(
+            b"resume\0" + session_id.encode() + b"\0" + request.session_key
+        ).digest()
+        resume_hash = sha256(resume_token).digest()
+        registered: c.Registered = await self._mesh.ask(
+            ns,
+            lambda ticket: c.Register(ticket, spec, session_id, key_hash, resume_hash),
+            Entry(call, f"agent:{spec.agent_id}"),
+        )
+        ttl_ms = spec.lease_ttl_ms or ns.rules.lease_ttl_ms
+        grace_ms = spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms
+        return pb.RegisterAgentResponse(
+            session_id=registered.session.session_id,
+            resume_token=resume_token,
+            limits=limits(ns.rules, ttl_ms, grace_ms),
+            agent=codec.agent_to(registered.agent, ns.info.epoch),
+        )
+
+    async def DeregisterAgent(
+        self, request: pb.DeregisterAgentRequest, context: Any
+    ) -> pb.DeregisterAgentResponse:
+        """End the caller's session in good order."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        agent_id = validate.agent_id(request.agent_id)
+        own_identity(call, agent_id)
+        await self._mesh.ask(
+            ns,
+            lambda ticket: c.Deregister(ticket, agent_id, request.session_id),
+            Entry(call, f"agent:{agent_id}"),
+        )
+        return pb.DeregisterAgentResponse()
+
+    async def DeclareAgent(
+        self, request: pb.DeclareAgentRequest, context: Any
+    ) -> pb.DeclareAgentResponse:
+        """Make an agent known before its process runs."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        spec = codec.spec_from(request.spec)
+        declared: c.Declared = await self._mesh.ask(
+            ns,
+            lambda ticket: c.Declare(ticket, spec),
+            Entry(call, f"agent:{spec.agent_id}"),
+        )
+        agent = codec.agent_to(declared.agent, ns.info.epoch)
+        return pb.DeclareAgentResponse(agent=agent, created=declared.created)
+
+    async def GetAgent(
+        self, request: pb.GetAgentRequest, context: Any
+    ) -> pb.GetAgentResponse:
+        """Return one agent."""
+        ns = one_namespace(self._mesh, current_call())
+        agent_id = validate.agent_id(request.agent_id)
+        agent = ns.agents.get(agent_id)
+        if agent is None:
+            raise agent_not_found(ns.name, agent_id)
+        response = pb.GetAgentResponse(agent=codec.agent_to(agent, ns.info.epoch))
+        await self._mesh.commits.settled()
+        return response
+
+    async def ListAgents(
+        self, request: pb.ListAgentsRequest, context: Any
+    ) -> pb.ListAgentsResponse:
+        """Find agents."""
+        size = validate.page_size(request.page_size)
+        kind = enum(AgentType, request.type, "type") if request.type else None
+        wanted = validate.capabilities(request.capabilities, 32, "capabilities")
+        health = frozenset(enum(Health, h, "health") for h in request.health)
+        conditions = repr((request.namespace, kind, sorted(wanted), sorted(health)))
+        after = (
+            page_token.decode("agents", conditions, request.page_token)
+            if request.page_token
+            else ""
+        )
+        found: list[tuple[str, Agent, int]] = []
+        for ns in namespaces(self._mesh, current_call()):
+            for agent in ns.agents.values():
+                place = f"{ns.name}/{agent.spec.agent_id}"
+                if (
+                    place > after
+                    and (kind is None or agent.spec.type is kind)
+                    and wanted <= agent.spec.capabilities
+                    and (not health or agent.health in health)
+                ):
+                    found.append((place, agent, ns.info.epoch))
+        found.sort(key=lambda entry: entry[0])
+        more = (
+            page_token.encode("agents", conditions, found[size - 1][0])
+            if len(found) > size
+            else ""
+        )
+        response = pb.ListAgentsResponse(
+            agents=[codec.agent_to(agent, epoch) for _, agent, epoch in found[:size]],
+            next_page_token=more,
+        )
+        await self._mesh.commits.settled()
+        return response
+
+    async def Heartbeat(
+        self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: Any
+    ) -> None:
+        """Keep a session alive for agents that take no work."""
+        await self._streams.serve(
+            request_iterator, context, pb.HeartbeatResponse, takes_work=False
+        )
+
+    async def GetMeshStatus(
+        self, request: pb.GetMeshStatusRequest, context: Any
+    ) -> pb.GetMeshStatusResponse:
+        """Summarise the mesh."""
+        rules = self._mesh.rules
+        now_mono = time.monotonic()
+        hold_ms = max(0, round((self._mesh.fleet.hold_until_mono - now_mono) * 1000))
+        response = pb.GetMeshStatusResponse(
+            version=self._version,
+            start_time=timestamp(self._start_ms),
+            bounds=pb.FailureBounds(
+                killed=duration(rules.lost_after_ms + SWEEP_SLACK_MS // 2),
+                # Time to the ping, its timeout, then the grace of a broken connection.
+                unreachable=duration(
+                    2 * self._keepalive_ms + rules.lost_after_ms + SWEEP_SLACK_MS
+                ),
+                hung=duration(rules.lease_ttl_ms + 3 * SWEEP_SLACK_MS),
+            ),
+            namespaces=[_status(ns) for ns in namespaces(self._mesh, current_call())],
+            hold_remaining=duration(hold_ms),
+        )
+        await self._mesh.commits.settled()
+        return response
+
+
+def one_namespace(mesh: Mesh, call: Call) -> Namespace:
+    """Return the namespace a call concerns. Raises Refusal when an operator named none."""
+    if not call.namespace:
+        message = "name the namespace: an operator has none of its own; `meshctl namespace list` shows them"
+        raise Refusal(Reason.FIELD_REQUIRED, message, field="namespace")
+    validate.namespace_name(call.namespace)
+    return mesh.namespace(call.namespace)
+
+
+def namespaces(mesh: Mesh, call: Call) -> list[Namespace]:
+    """Return the namespaces a list covers: the one it names, or every one the caller may read but the mesh's own."""
+    if call.namespace:
+        return [one_namespace(mesh, call)]
+    names = sorted(
+        n
+        for n in mesh.namespaces
+        if n != SYSTEM_NAMESPACE and call.principal.may_see(n)
+    )
+    return [mesh.namespaces[n] for n in names]
+
+
+def agent_not_found(namespace: str, agent_id: str) -> Refusal:
+    """Return the refusal for an unknown agent."""
+    message = f"no agent {agent_id} in namespace {namespace}; `meshctl discover --namespace {namespace}` shows its agents"
+    return Refusal(Reason.AGENT_NOT_FOUND, message)
+
+
+def _within_grant(call: Call, kind: AgentType, capabilities: frozenset[str]) -> None:
+    principal = call.principal
+    if principal.agent_type is not kind:
+        own = (
+            principal.agent_type.name.lower()
+            if principal.agent_type is not None
+            else "none"
+        )
+        message = f"the token is for an agent of type {own}, not {kind.name.lower()}"
+        raise Refusal(Reason.IDENTITY_MISMATCH, message, field="spec.type")
+    if ANY not in principal.capabilities and not capabilities <= principal.capabilities:
+        beyond = ", ".join(sorted(capabilities - principal.capabilities))
+        message = f"the token does not allow the capabilities {beyond}; declare the agent with them and join again"
+        raise Refusal(Reason.GRANT_EXCEEDS_CALLER, message, field="spec.capabilities")
+
+
+def _status(ns: Namespace) -> pb.NamespaceStatus:
+    health = Counter(agent.health for agent in ns.agents.values())
+    states = Counter(task.state for task in ns.tasks.values())
+    message = pb.NamespaceStatus(
+        namespace=ns.name,
+        epoch=ns.info.epoch,
+        agents=[
+            pb.HealthCount(health=int(h), count=n) for h, n in sorted(health.items())
+        ],  # type: ignore[arg-type]
+        tasks=[pb.TaskCount(state=s.name, count=n) for s, n in sorted(states.items())],
+        free_slots=sum(s.free_slots for s in ns.sessions.values() if s.bucket >= 0),
+    )
+    oldest = min(
+        (t.submit_ms for t in ns.tasks.values() if t.state is TaskState.QUEUED),
+        default=None,
+    )
+    if oldest is not None:
+        message.oldest_queued_age.CopyFrom(
+            duration(max(0, time.time_ns() // 1_000_000 - oldest))
+        )
+    return message

@@ -1,0 +1,329 @@
+"""SchedulerService: tasks in, results out, and the stream of agents that work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from copy import copy
+from typing import Any
+
+from agentmesh.v1 import scheduler_service_pb2 as pb
+from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
+from agentmesh.v1 import task_pb2
+from meshd.domain.access import Call
+from meshd.domain.commands import Cancel, Submitted
+from meshd.domain.errors import Refusal
+from meshd.domain.explain import explain
+from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
+from meshd.domain.state import Namespace
+from meshd.domain.values import Agent, Task, TaskSpec, TaskState
+from meshd.engine.mesh import Entry, Mesh
+from meshd.engine.submission import Submission, new_task_id
+from meshd.engine.watch import OutputPiece, ProgressNote
+from meshd.ports.store import TaskFilter
+from meshd.wire import page_token, validate
+from meshd.wire.codec import tasks as codec
+from meshd.wire.codec.values import enum
+from meshd.wire.context import current_call
+from meshd.wire.services.registry import agent_not_found, namespaces, one_namespace
+from meshd.wire.services.sessions import SessionStreams
+
+DEFAULT_WAIT_MS = 60_000
+MAX_WAIT_MS = 300_000
+MAX_PAST_ATTEMPTS = 32
+MAX_VERDICTS = 100
+MAX_WORKLOADS = 1_000
+MAX_HELD_SHOWN = 100
+
+
+class SchedulerService(pb_grpc.SchedulerServiceServicer):
+    """Takes tasks, hands them to agents, keeps their results."""
+
+    def __init__(
+        self, mesh: Mesh, submission: Submission, streams: SessionStreams
+    ) -> None:
+        self._mesh = mesh
+        self._submission = submission
+        self._streams = streams
+
+    async def SubmitTask(
+        self, request: pb.SubmitTaskRequest, context: Any
+    ) -> pb.SubmitTaskResponse:
+        """Take one task."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        self._submission.admit()
+        spec = codec.spec_from(request.spec, new_task_id())
+        (result,) = await self._submission.submit(ns, [spec], call, copies=True)
+        if isinstance(result, Refusal):
+            raise result
+        task = result.task or await self._mesh.find_task(ns, result.task_id)
+        return pb.SubmitTaskResponse(task=codec.task_to(task), existed=result.existed)
+
+    async def SubmitTasks(
+        self, request: pb.SubmitTasksRequest, context: Any
+    ) -> pb.SubmitTasksResponse:
+        """Take many tasks, with a result for each."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        if len(request.specs) > MAX_BATCH_ITEMS:
+            raise validate.invalid(
+                "specs",
+                f"has {len(request.specs)} entries; at most {MAX_BATCH_ITEMS} are allowed",
+            )
+        self._submission.admit()
+        items: list[TaskSpec | Refusal] = []
+        for message in request.specs:
+            try:
+                items.append(
+                    codec.spec_from(message, "")
+                    if message.task_id
+                    else codec.spec_from(message, new_task_id())
+                )
+            except Refusal as refusal:
+                items.append(refusal)
+        specs = [item for item in items if not isinstance(item, Refusal)]
+        taken = iter(await self._submission.submit(ns, specs, call, copies=False))
+        outcomes = [
+            item if isinstance(item, Refusal) else next(taken) for item in items
+        ]
+        results = [
+            _item(message.task_id, outcome)
+            for message, outcome in zip(request.specs, outcomes, strict=True)
+        ]
+        return pb.SubmitTasksResponse(results=results)
+
+    async def GetTask(
+        self, request: pb.GetTaskRequest, context: Any
+    ) -> pb.GetTaskResponse:
+        """Return one task."""
+        _, task = await self._task(request.task_id)
+        message = await self._shown(copy(task), request.view)
+        past = await self._mesh.commits.read(
+            self._mesh.store.list_attempts, task.key, MAX_PAST_ATTEMPTS
+        )
+        current = 0 if task.terminal else task.attempt
+        message.past_attempts.extend(
+            codec.ended_attempt_to(a) for a in past if a.number != current
+        )
+        await self._mesh.commits.settled()
+        return pb.GetTaskResponse(task=message)
+
+    async def ListTasks(
+        self, request: pb.ListTasksRequest, context: Any
+    ) -> pb.ListTasksResponse:
+        """List tasks, newest first. What is listed is what is durable."""
+        size = validate.page_size(request.page_size)
+        states = tuple(sorted({enum(TaskState, s, "states") for s in request.states}))
+        task_type = (
+            validate.dotted(request.task_type, "task_type") if request.task_type else ""
+        )
+        agent_id = validate.agent_id(request.agent_id) if request.agent_id else ""
+        conditions = repr((request.namespace, states, task_type, agent_id))
+        before = 0
+        if request.page_token:
+            before = int(page_token.decode("tasks", conditions, request.page_token))
+        names = tuple(ns.name for ns in namespaces(self._mesh, current_call()))
+        await self._mesh.commits.settled()
+        tasks = await self._mesh.commits.read(
+            self._mesh.store.list_tasks,
+            TaskFilter(names, states, task_type, agent_id, before, size + 1),
+        )
+        page = tasks[:size]
+        more = (
+            page_token.encode("tasks", conditions, str(page[-1].key))
+            if len(tasks) > size
+            else ""
+        )
+        shown = []
+        for task in page:
+            live = self._mesh.namespaces[task.namespace].tasks.get(task.spec.task_id)
+            # Acceptance and progress are not durable; memory knows them.
+            if (
+                live is not None
+                and live.key == task.key
+                and live.generation == task.generation
+            ):
+                task = live  # noqa: PLW2901
+            shown.append(codec.task_to(task))
+        return pb.ListTasksResponse(tasks=shown, next_page_token=more)
+
+    async def CancelTask(
+        self, request: pb.CancelTaskRequest, context: Any
+    ) -> pb.CancelTaskResponse:
+        """Ask for the end of a task."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        task_id = validate.task_id(request.task_id)
+        grace_ms = DEFAULT_GRACE_MS
+        if request.HasField("grace"):
+            grace_ms = validate.duration_ms(request.grace, "grace", 0, MAX_GRACE_MS)
+        entry = Entry(call, f"task:{task_id}")
+        found = await self._mesh.find_task(ns, task_id)
+        if found.terminal and task_id not in ns.recent:
+            self._mesh.record(ns.name, entry)
+            task = found
+            await self._mesh.commits.settled()
+        else:
+            task = await self._mesh.ask(
+                ns, lambda ticket: Cancel(ticket, task_id, grace_ms), entry
+            )
+        return pb.CancelTaskResponse(task=codec.task_to(task))
+
+    async def WaitTask(
+        self, request: pb.WaitTaskRequest, context: Any
+    ) -> pb.WaitTaskResponse:
+        """Wait until a task has ended, or the time is over."""
+        wait_ms = DEFAULT_WAIT_MS
+        if request.HasField("timeout"):
+            wait_ms = validate.duration_ms(request.timeout, "timeout", 0, MAX_WAIT_MS)
+        _, task = await self._task(request.task_id)
+        watcher = self._mesh.hub.add(task.key)
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                while not task.terminal:
+                    event = await watcher.next()
+                    if isinstance(event, Task) and event.terminal:
+                        task = event
+                        break
+        except TimeoutError:
+            pass
+        finally:
+            self._mesh.hub.remove(task.key, watcher)
+        message = await self._shown(copy(task), request.view)
+        await self._mesh.commits.settled()
+        return pb.WaitTaskResponse(task=message)
+
+    async def WatchTask(
+        self, request: pb.WatchTaskRequest, context: Any
+    ) -> AsyncIterator[pb.WatchTaskResponse]:
+        """Follow one task until its end."""
+        _, task = await self._task(request.task_id)
+        watcher = self._mesh.hub.add(task.key)
+        try:
+            snapshot = copy(task)
+            await self._mesh.commits.settled()
+            yield pb.WatchTaskResponse(
+                task=await self._shown(snapshot, pb.TASK_VIEW_FULL)
+            )
+            shown = snapshot.generation
+            over = snapshot.terminal
+            while not over:
+                event = await watcher.next()
+                if isinstance(event, OutputPiece):
+                    chunk = pb.OutputChunk(
+                        attempt=event.attempt, seq=event.seq, chunk=event.chunk
+                    )
+                    yield pb.WatchTaskResponse(output=chunk)
+                elif isinstance(event, ProgressNote):
+                    yield pb.WatchTaskResponse(progress=codec.progress_to(*event))
+                elif event.generation > shown:
+                    shown = event.generation
+                    over = event.terminal
+                    view = pb.TASK_VIEW_FULL if over else pb.TASK_VIEW_BASIC
+                    yield pb.WatchTaskResponse(task=await self._shown(event, view))
+        finally:
+            self._mesh.hub.remove(task.key, watcher)
+
+    async def ExplainTask(
+        self, request: pb.ExplainTaskRequest, context: Any
+    ) -> pb.ExplainTaskResponse:
+        """Explain why a task is where it is."""
+        ns, task = await self._task(request.task_id)
+        found = explain(ns, task, asyncio.get_running_loop().time())
+        response = pb.ExplainTaskResponse(
+            task=codec.task_to(task),
+            summary=found.summary,
+            queue_position=found.queue_position,
+            verdicts=[
+                pb.AgentVerdict(
+                    agent_id=v.agent.spec.agent_id,
+                    verdict=int(v.verdict),  # type: ignore[arg-type]
+                    detail=v.detail,
+                    health=int(v.agent.health),  # type: ignore[arg-type]
+                )
+                for v in found.verdicts[:MAX_VERDICTS]
+            ],
+        )
+        await self._mesh.commits.settled()
+        return response
+
+    async def GetWorkload(
+        self, request: pb.GetWorkloadRequest, context: Any
+    ) -> pb.GetWorkloadResponse:
+        """Return what agents hold and have done."""
+        call = current_call()
+        wanted = validate.agent_id(request.agent_id) if request.agent_id else ""
+        found: list[Agent] = []
+        for ns in namespaces(self._mesh, call):
+            agents = (
+                [ns.agents[wanted]]
+                if wanted in ns.agents
+                else []
+                if wanted
+                else list(ns.agents.values())
+            )
+            found += sorted(agents, key=lambda a: a.spec.agent_id)
+        if wanted and not found:
+            raise agent_not_found(call.namespace or "any you may read", wanted)
+        response = pb.GetWorkloadResponse(
+            workloads=[_workload(a) for a in found[:MAX_WORKLOADS]]
+        )
+        await self._mesh.commits.settled()
+        return response
+
+    async def Work(
+        self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any
+    ) -> None:
+        """Serve the stream of an agent that takes work."""
+        await self._streams.serve(
+            request_iterator, context, pb.WorkResponse, takes_work=True
+        )
+
+    async def _task(self, task_id: str) -> tuple[Namespace, Task]:
+        ns = one_namespace(self._mesh, current_call())
+        return ns, await self._mesh.find_task(ns, validate.task_id(task_id))
+
+    async def _shown(self, task: Task, view: int) -> task_pb2.Task:
+        """Return a task's message with what the view and the caller's rights allow."""
+        payload = output = b""
+        if view != pb.TASK_VIEW_BASIC and _may_read_payloads(current_call(), task):
+            payload = await self._mesh.payload(task.key) if task.payload_bytes else b""
+            if task.state is TaskState.SUCCEEDED:
+                output = await self._mesh.output(task.key)
+        return codec.task_to(task, payload, output)
+
+
+def _may_read_payloads(call: Call, task: Task) -> bool:
+    """Decide the object rule: a worker sees input and result only of tasks it holds or has finished itself."""
+    principal = call.principal
+    if principal.agent_type is None or principal.agent_type.name != "WORKER":
+        return True
+    return task.agent_id == principal.agent_id
+
+
+def _item(task_id: str, outcome: Submitted | Refusal) -> pb.SubmitResult:
+    if isinstance(outcome, Refusal):
+        error = pb.ItemError(reason=int(outcome.reason), message=outcome.message)  # type: ignore[arg-type]
+        return pb.SubmitResult(task_id=task_id, error=error)
+    return pb.SubmitResult(task_id=outcome.task_id, existed=outcome.existed)
+
+
+def _workload(agent: Agent) -> pb.AgentWorkload:
+    session = agent.session
+    held = (
+        sorted(session.held.values(), key=lambda t: t.assign_ms)[:MAX_HELD_SHOWN]
+        if session is not None
+        else []
+    )
+    return pb.AgentWorkload(
+        namespace=agent.namespace,
+        agent_id=agent.spec.agent_id,
+        health=int(agent.health),  # type: ignore[arg-type]
+        slots=session.slots if session is not None else agent.spec.slots,
+        free_slots=session.free_slots if session is not None else 0,
+        held=[codec.task_to(task) for task in held],
+        succeeded_count=agent.succeeded,
+        failed_count=agent.failed,
+        lost_count=agent.lost,
+    )

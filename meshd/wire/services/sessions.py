@@ -1,0 +1,193 @@
+"""Streams of agents: Work and Heartbeat carry the same session. Reads frames up, writes frames down, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+from agentmesh.v1 import registry_service_pb2, scheduler_service_pb2, session_pb2
+from meshd.domain import commands as c
+from meshd.domain.access import Call
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.frames import Assign, Done, Fail, Stopped, UpFrame
+from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_SLOTS
+from meshd.domain.state import Namespace
+from meshd.engine.authority import Authority
+from meshd.engine.mesh import Entry, Mesh
+from meshd.engine.streams import AgentStream
+from meshd.wire import validate
+from meshd.wire.codec import frames as codec
+from meshd.wire.context import authorize_namespace, current_call
+
+Request = scheduler_service_pb2.WorkRequest | registry_service_pb2.HeartbeatRequest
+HEADROOM_BYTES = 16 * 1024
+"""Kept free below the message limit for what the estimate of a frame's size leaves out."""
+
+
+class SessionStreams:
+    """Serves both kinds of streams."""
+
+    def __init__(self, mesh: Mesh, authority: Authority) -> None:
+        self._mesh = mesh
+        self._authority = authority
+
+    async def serve(
+        self,
+        requests: AsyncIterator[Any],
+        context: Any,
+        response: type[Any],
+        *,
+        takes_work: bool,
+    ) -> None:
+        """Serve one stream until either side ends it."""
+        call = current_call()
+        iterator = requests.__aiter__()
+        first: Request | None = await anext(iterator, None)
+        if (
+            first is None
+            or not first.frames
+            or first.frames[0].WhichOneof("frame") != "open"
+        ):
+            raise Refusal(
+                Reason.PROTOCOL_VIOLATION,
+                "the first frame of a stream is Open; send it",
+            )
+        opening = first.frames[0].open
+        ns = self._mesh.namespace(authorize_namespace(call, opening.namespace))
+        stream = AgentStream(ns)
+        limit = (
+            min(opening.max_inbound_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+            - HEADROOM_BYTES
+        )
+        session = await self._open(ns, stream, opening, call, takes_work=takes_work)
+        stream.session = session
+        self._mesh.streams.add(stream)
+        writer = asyncio.create_task(self._write(stream, context, response, limit))
+        reader = asyncio.create_task(
+            self._read(ns, stream, call, first.frames[1:], iterator)
+        )
+        try:
+            done, _ = await asyncio.wait(
+                (reader, writer), return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                # The reader's refusal ends the call with its status.
+                task.result()
+        finally:
+            self._mesh.streams.discard(stream)
+            self._mesh.post(ns, c.StreamEnded(session, stream))
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _open(
+        self,
+        ns: Namespace,
+        stream: AgentStream,
+        opening: session_pb2.Open,
+        call: Call,
+        *,
+        takes_work: bool,
+    ) -> Any:
+        agent_id = validate.agent_id(opening.agent_id, "open.agent_id")
+        own_identity(call, agent_id)
+        held = codec.check_open(opening)
+        slots = (
+            int(validate.number(opening.slots, 0, MAX_SLOTS, "open.slots"))
+            if opening.HasField("slots")
+            else None
+        )
+        return await self._mesh.ask(
+            ns,
+            lambda ticket: c.OpenStream(
+                ticket,
+                stream,
+                agent_id,
+                opening.session_id,
+                sha256(opening.resume_token).digest(),
+                opening.stream_seq,
+                takes_work,
+                codec.features(opening.features),
+                slots,
+                held,
+            ),
+            Entry(call, f"agent:{agent_id}"),
+        )
+
+    async def _read(
+        self,
+        ns: Namespace,
+        stream: AgentStream,
+        call: Call,
+        rest: Any,
+        requests: AsyncIterator[Any],
+    ) -> None:
+        if rest:
+            self._arrived(ns, stream, call, rest)
+        async for request in requests:
+            self._arrived(ns, stream, call, request.frames)
+
+    def _arrived(
+        self, ns: Namespace, stream: AgentStream, call: Call, messages: Any
+    ) -> None:
+        frames, token = codec.up(messages)
+        if token:
+            self._authority.reauthenticate(call.stream, token)
+        assert stream.session is not None
+        self._mesh.post(
+            ns, c.Frames(stream.session, stream, frames), _audited(call, frames)
+        )
+
+    async def _write(
+        self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int
+    ) -> None:
+        while frames := await stream.take():
+            for batch in codec.cut(frames, limit_bytes):
+                payloads = await self._payloads(batch)
+                message = response()
+                message.frames.extend(
+                    [codec.down(f, payloads, self._mesh.rules) for f in batch]
+                )
+                try:
+                    await context.write(message)
+                except asyncio.InvalidStateError:
+                    # The call ended under the write: same as a broken stream.
+                    return
+
+    async def _payloads(self, batch: list[Any]) -> dict[int, bytes]:
+        """Return the inputs of a batch's assignments: from memory, else from the store in one read."""
+        payloads: dict[int, bytes] = {}
+        absent: list[int] = []
+        for frame in batch:
+            if type(frame) is Assign:
+                cached = (
+                    self._mesh.payloads.get(frame.task_key)
+                    if frame.payload_bytes
+                    else b""
+                )
+                if cached is None:
+                    absent.append(frame.task_key)
+                else:
+                    payloads[frame.task_key] = cached
+        if absent:
+            payloads.update(
+                await self._mesh.commits.read(self._mesh.store.get_payloads, absent)
+            )
+        return payloads
+
+
+def own_identity(call: Call, agent_id: str) -> None:
+    """Refuse a caller that names an agent other than itself; operators are no agents."""
+    if call.principal.agent_id != agent_id:
+        message = f"{call.principal.subject} is not agent {agent_id}; use that agent's own token"
+        raise Refusal(Reason.IDENTITY_MISMATCH, message, field="agent_id")
+
+
+def _audited(call: Call, frames: list[UpFrame]) -> Entry | None:
+    """Return one audit entry for the state-changing frames of a message, or None without any."""
+    fences = [f.fence for f in frames if isinstance(f, Done | Fail | Stopped)]
+    if not fences:
+        return None
+    return Entry(call, count=len(fences), digest=sha256(b"".join(fences)).digest())

@@ -1,0 +1,131 @@
+"""Checks of fields that callers send. A check returns the value or raises a Refusal that names the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.limits import DEFAULT_PAGE_SIZE, MAX_DURATION_MS, MAX_PAGE_SIZE
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+DOTTED = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+SYSTEM_NAMESPACE = "_mesh"
+
+
+def invalid(field: str, message: str) -> Refusal:
+    """Return the refusal of a field's value."""
+    return Refusal(Reason.INVALID_ARGUMENT, f"{field} {message}", field=field)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:40] + "…")
+
+
+def namespace_name(value: str, field: str = "namespace") -> str:
+    """Check a namespace's name, or the system namespace's."""
+    if value == SYSTEM_NAMESPACE or LABEL.fullmatch(value):
+        return value
+    raise invalid(
+        field,
+        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+    )
+
+
+def agent_id(value: str, field: str = "agent_id") -> str:
+    """Check an agent id."""
+    if not value:
+        raise Refusal(
+            Reason.FIELD_REQUIRED, f"{field} is empty; name the agent", field=field
+        )
+    if LABEL.fullmatch(value):
+        return value
+    raise invalid(
+        field,
+        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+    )
+
+
+def task_id(value: str, field: str = "task_id") -> str:
+    """Check a task id."""
+    if not value:
+        raise Refusal(
+            Reason.FIELD_REQUIRED, f"{field} is empty; name the task", field=field
+        )
+    if TASK_ID.fullmatch(value):
+        return value
+    raise invalid(
+        field,
+        f"is {_shown(value)}: start with a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : / -",
+    )
+
+
+def dotted(value: str, field: str) -> str:
+    """Check a capability or task type."""
+    if DOTTED.fullmatch(value):
+        return value
+    if not value:
+        raise Refusal(Reason.FIELD_REQUIRED, f"{field} is empty", field=field)
+    raise invalid(
+        field,
+        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9, - and ., with a letter or digit at both ends",
+    )
+
+
+def capabilities(values: Iterable[str], limit: int, field: str) -> frozenset[str]:
+    """Check a set of capabilities."""
+    checked = frozenset(dotted(v, field) for v in values)
+    if len(checked) > limit:
+        raise invalid(field, f"has {len(checked)} entries; at most {limit} are allowed")
+    return checked
+
+
+def labels(values: dict[str, str], limit: int, field: str) -> dict[str, str]:
+    """Check a map of labels."""
+    if len(values) > limit:
+        raise invalid(field, f"has {len(values)} entries; at most {limit} are allowed")
+    for key, value in values.items():
+        if not LABEL_KEY.fullmatch(key):
+            raise invalid(
+                field, f"has the name {_shown(key)}: use 1 to 63 of A-Z a-z 0-9 . _ / -"
+            )
+        text(value, 256, f"{field}.{key}")
+    return dict(values)
+
+
+def text(value: str, limit_bytes: int, field: str) -> str:
+    """Check the length of free text."""
+    if len(value) > limit_bytes or len(value.encode()) > limit_bytes:
+        raise invalid(field, f"is longer than {limit_bytes} bytes")
+    return value
+
+
+def duration_ms(
+    value: Duration, field: str, low_ms: int = 1, high_ms: int = MAX_DURATION_MS
+) -> int:
+    """Check a duration and return milliseconds, rounded up."""
+    milliseconds = value.seconds * 1000 - (-value.nanos // 1_000_000)
+    if low_ms <= milliseconds <= high_ms:
+        return milliseconds
+    raise invalid(field, f"is {milliseconds} ms; allowed are {low_ms} to {high_ms} ms")
+
+
+def number(value: float, low: float, high: float, field: str) -> float:
+    """Check a number's range."""
+    if low <= value <= high:
+        return value
+    raise invalid(field, f"is {value}; allowed are {low} to {high}")
+
+
+def page_size(value: int) -> int:
+    """Return the page size in force."""
+    if value < 0:
+        raise invalid(
+            "page_size",
+            f"is {value}; use 0 for {DEFAULT_PAGE_SIZE}, or 1 to {MAX_PAGE_SIZE}",
+        )
+    return min(value, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
