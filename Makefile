@@ -137,11 +137,12 @@ HAVE_TS   := $(and $(shell command -v node),$(shell command -v npm),ts)
 HAVE_JAVA := $(and $(shell command -v javac),$(shell command -v mvn),java)
 LANGUAGES := $(HAVE_GO) $(HAVE_TS) $(HAVE_JAVA)
 SKIPPED   := $(filter-out $(LANGUAGES),go ts java)
+MISSED    := $(if $(SKIPPED),; skipped for want of a toolchain: $(SKIPPED))
 OUT       := build/stubs
 
 # As Maven names platforms.
 PLATFORM  := $(subst Darwin,osx,$(subst Linux,linux,$(shell uname -s)))-$(subst amd64,x86_64,$(subst arm64,aarch_64,$(subst aarch64,aarch_64,$(shell uname -m))))
-MVN_COPY   = mvn --batch-mode --quiet dependency:copy -Dmdep.overWriteReleases=false
+MVN_COPY  := mvn --batch-mode --no-transfer-progress --quiet -Dstyle.color=never dependency:copy -Dmdep.overWriteReleases=false
 
 $(TOOLS)/go: Makefile
 	mkdir -p $(TOOLS)/bin
@@ -159,6 +160,8 @@ $(TOOLS)/java: Makefile
 	mkdir -p $(TOOLS)/bin $(TOOLS)/jars
 	$(MVN_COPY) -Dartifact=io.grpc:protoc-gen-grpc-java:$(GRPC_JAVA):exe:$(PLATFORM) -DoutputDirectory=$(TOOLS)/bin
 	install -m 0755 $(TOOLS)/bin/protoc-gen-grpc-java-$(GRPC_JAVA)-$(PLATFORM).exe $(TOOLS)/bin/protoc-gen-grpc-java
+	$(MVN_COPY) -Dartifact=com.google.protobuf:protoc:$(PROTOBUF_JAVA):exe:$(PLATFORM) -DoutputDirectory=$(TOOLS)/bin
+	install -m 0755 $(TOOLS)/bin/protoc-$(PROTOBUF_JAVA)-$(PLATFORM).exe $(TOOLS)/bin/protoc
 	for jar in io.grpc:grpc-api:$(GRPC_JAVA) io.grpc:grpc-stub:$(GRPC_JAVA) io.grpc:grpc-protobuf:$(GRPC_JAVA) \
 		com.google.protobuf:protobuf-java:$(PROTOBUF_JAVA) com.google.guava:guava:$(GUAVA); do \
 		$(MVN_COPY) -Dartifact=$$jar -DoutputDirectory=$(TOOLS)/jars || exit 1; \
@@ -171,11 +174,11 @@ stubs: $(DEV) $(GEN) $(addprefix $(TOOLS)/,$(LANGUAGES)) ## Stubs for Go, TypeSc
 	@rm -rf $(OUT) && mkdir -p $(OUT)
 	@grep -vE '$(OUT)/($(or $(subst $() ,|,$(strip $(SKIPPED))),none)),' buf.gen.yaml > build/buf.gen.yaml
 	@$(BIN)/buf generate --template build/buf.gen.yaml
-	@echo 'made: $(or $(LANGUAGES),none)$(if $(SKIPPED),; skipped, no toolchain: $(SKIPPED))'
+	@echo 'made: $(or $(LANGUAGES),none)$(MISSED)'
 
 .PHONY: stubs-check
 stubs-check: stubs $(addprefix stubs-check-,$(LANGUAGES)) ## Compile those stubs, each where its toolchain is present
-	@echo 'compiled: $(or $(LANGUAGES),none)$(if $(SKIPPED),; skipped, no toolchain: $(SKIPPED))'
+	@echo 'compiled: $(or $(LANGUAGES),none)$(MISSED)'
 
 .PHONY: stubs-check-go stubs-check-ts stubs-check-java
 stubs-check-go: stubs
@@ -189,9 +192,8 @@ stubs-check-ts: stubs
 		--skipLibCheck $$(find . -name '*.ts')
 
 stubs-check-java: stubs
-	@javac -nowarn -proc:none -Xlint:none -d $(OUT)/java-classes -cp '$(TOOLS)/jars/*' $$(find $(OUT)/java -name '*.java') 2>&1 \
-		| { grep -vE 'unknown enum constant|^ *reason: class file|warnings?$$|^Note:' || true; }
-	@test -n "$$(find $(OUT)/java-classes -name '*.class' 2>/dev/null)"
+	@javac -nowarn -proc:none -d build/java-classes -cp '$(TOOLS)/jars/*' $$(find $(OUT)/java -name '*.java') \
+		> build/javac.log 2>&1 || { cat build/javac.log; exit 1; }
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------
 

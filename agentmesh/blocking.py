@@ -1,5 +1,6 @@
-"""`SyncMesh`: `Mesh` for code without an event loop. One implementation: each method runs `Mesh`'s own on the gRPC
-thread and blocks until it is done.
+"""`SyncMesh`: `Mesh` for code without an event loop.
+
+Rule: one implementation. Each method runs `Mesh`'s own on the gRPC thread and blocks until it is done.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ R = TypeVar("R")
 def _blocking(
     method: Callable[Concatenate[Mesh, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncMesh, P], R]:
-    @functools.wraps(method)
-    def call(self: SyncMesh, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: SyncMesh, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return wait_for_grpc_thread(method(self._mesh, *args, **kwargs))
 
+    functools.update_wrapper(call, method)
     return call
 
 

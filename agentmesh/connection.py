@@ -68,7 +68,7 @@ class Target:
 def resolve_target(
     address: str | None = None,
     ca: str | os.PathLike[str] | None = None,
-    insecure: bool | None = None,
+    insecure: bool | None = None,  # noqa: FBT001 - a setting, handed through by position nowhere else
     environ: Mapping[str, str] = os.environ,
 ) -> Target:
     """Finds the mesh: argument, AGENTMESH_ADDRESS, a socket that exists, and last 127.0.0.1:7600.
@@ -150,8 +150,7 @@ def _existing_socket(environ: Mapping[str, str]) -> str | None:
 
 def _checked_address(address: str) -> str:
     if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        path = path[2:] if path.startswith("//") else path
+        path = address.removeprefix("unix:").removeprefix("//")
         if path.startswith("/"):
             return f"unix:{path}"
     elif (match := _HOST_PORT.match(address)) and 0 < int(match["port"]) < 65536:

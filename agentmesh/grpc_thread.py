@@ -21,7 +21,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 def grpc_loop() -> asyncio.AbstractEventLoop:
     """The loop; its daemon thread starts with the first call and lives as long as the process."""
-    global _loop
+    global _loop  # noqa: PLW0603 - one per process is the point
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()

@@ -10,15 +10,18 @@ everything else     JSON                          application/json
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from agentmesh.connection import MAX_INLINE_BYTES
 from agentmesh.errors import InvalidRequest, TooLarge
 from agentmesh.v1.payload_pb2 import Payload
 
-#: What `json.loads` returns; spelled loosely, since what is inside is the user's.
-Json: TypeAlias = "dict[str, object] | list[object] | tuple[object, ...] | str | int | float | bool | None"
-PayloadLike: TypeAlias = "Payload | bytes | bytearray | memoryview | Json"
+__all__ = ["Json", "Payload", "PayloadLike", "decode_payload", "encode_payload"]
+
+#: What `json.dumps` takes; loose inside, since that is the user's.
+Json: TypeAlias = Mapping[str, object] | Sequence[object] | str | int | float | bool | None
+PayloadLike: TypeAlias = Payload | bytes | bytearray | memoryview | Json
 
 BYTES = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"

@@ -19,8 +19,8 @@ from agentmesh.v1.task_pb2 import PlacementStrategy, RetryPolicy, TaskSpec
 
 #: Most specs in one SubmitTasks.
 MAX_BATCH_SPECS = 5_000
-#: Room in a message for the namespace and the framing around the specs.
-_ENVELOPE_BYTES = 1_024
+#: Most bytes of specs in one SubmitTasks; the rest is for the namespace and the framing.
+MAX_BATCH_BYTES = MAX_MESSAGE_BYTES - 1_024
 
 PRIORITIES: Mapping[str, int] = {"low": 2, "normal": 5, "high": 7, "critical": 9}
 
@@ -84,9 +84,7 @@ def batches(specs: Iterable[TaskSpec]) -> Iterator[list[TaskSpec]]:
     batch_bytes = 0
     for spec in specs:
         item_bytes = item_size_bytes(spec)
-        if batch and (
-            batch_bytes + item_bytes > MAX_MESSAGE_BYTES - _ENVELOPE_BYTES or len(batch) == MAX_BATCH_SPECS
-        ):
+        if batch and (batch_bytes + item_bytes > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_SPECS):
             yield batch
             batch, batch_bytes = [], 0
         batch.append(spec)
@@ -97,11 +95,11 @@ def batches(specs: Iterable[TaskSpec]) -> Iterator[list[TaskSpec]]:
 
 def refusal_of(spec: TaskSpec) -> TooLarge | None:
     """Why a spec fits into no message; None when it fits."""
-    size_bytes, limit_bytes = item_size_bytes(spec), MAX_MESSAGE_BYTES - _ENVELOPE_BYTES
+    size_bytes, limit_bytes = item_size_bytes(spec), MAX_BATCH_BYTES
     if size_bytes <= limit_bytes:
         return None
     return TooLarge(
-        f"task {spec.task_id!r} is {size_bytes} bytes with all its fields, the limit of a message is {limit_bytes}",
+        f"task {spec.task_id!r} is {size_bytes} bytes with all its fields, a message holds {limit_bytes}",
         reason="TOO_LARGE",
         metadata={"size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes)},
     )
@@ -116,17 +114,16 @@ def _priority(value: int | str | None) -> int | None:
     if not isinstance(value, str):
         return value
     if value not in PRIORITIES:
-        raise InvalidRequest(
-            f"priority {value!r} is none of {', '.join(PRIORITIES)}, nor a number from 0 to 9"
-        )
+        raise InvalidRequest(f"priority {value!r} is none of {', '.join(PRIORITIES)}, nor 0 to 9")
     return PRIORITIES[value]
 
 
-def _strategy(value: PlacementStrategy.ValueType | str | None) -> PlacementStrategy.ValueType | None:
+def _strategy(value: PlacementStrategy.ValueType | str | None) -> PlacementStrategy.ValueType:
+    if value is None:
+        return PlacementStrategy.PLACEMENT_STRATEGY_UNSPECIFIED
     if not isinstance(value, str):
         return value
-    name = f"PLACEMENT_STRATEGY_{value.upper()}"
-    if name not in PlacementStrategy.keys():
-        known = (key.removeprefix("PLACEMENT_STRATEGY_").lower() for key in PlacementStrategy.keys()[1:])
+    known = [name.removeprefix("PLACEMENT_STRATEGY_").lower() for name in PlacementStrategy.keys()[1:]]
+    if value.lower() not in known:
         raise InvalidRequest(f"strategy {value!r} is none of {', '.join(known)}")
-    return PlacementStrategy.Value(name)
+    return PlacementStrategy.Value(f"PLACEMENT_STRATEGY_{value.upper()}")

@@ -40,7 +40,7 @@ class WatchEvents:
         self._progress = self._output = (0, -1)
 
     async def next(self) -> WatchTaskResponse | None:
-        """The next event; None after the terminal one. Raises MeshError when the daemon refuses or stays away."""
+        """The next event; None after the terminal one. MeshError when the daemon refuses or stays away."""
         while not self._ended:
             event = await self._read()
             if event is not None and self._is_news(event):

@@ -8,10 +8,9 @@ def main() -> int:
     try:
         import click  # noqa: F401
     except ModuleNotFoundError:
-        print(
+        sys.stderr.write(
             "error: meshctl needs packages that are not installed here.\n"
-            "next:  run this in the checkout:  pip install '.[meshctl]'",
-            file=sys.stderr,
+            "next:  run this in the checkout:  pip install '.[meshctl]'\n"
         )
         return 2
     from meshctl.app import run

@@ -1,5 +1,4 @@
-"""The root of the command line: the list of commands, and the one place where an exception becomes an exit
-code.
+"""The root of the command line: its commands, and the one place where an exception becomes an exit code.
 
 Invariant: importing this module loads click and nothing heavier; a command's module is loaded when it is run,
 completed or asked for help. A test holds the short help written here against the command's own.
@@ -38,7 +37,7 @@ COMMANDS = {
     "audit": ("meshctl.commands.audit:audit", "Read the audit log."),
     "version": ("meshctl.commands.version:version", "Show the versions of meshctl and meshd."),
     "completion": ("meshctl.commands.completion:completion", "Print the completion script for a shell."),
-    "help": ("meshctl.commands.help:help_command", "Explain a command or a topic, such as exit-codes."),
+    "help": ("meshctl.commands.help:help_command", "Explain a command or a topic: exit-codes, environment."),
 }
 
 
@@ -82,11 +81,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _report("interrupted", "run the command again when you like")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click turns the first into the second
         # The interpreter flushes standard output once more at exit and would complain about the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OUTPUT_CLOSED
-    except Exception as error:  # noqa: BLE001 - the promise is: no traceback, whatever happens
+    except Exception as error:  # noqa: BLE001 - no traceback, whatever happens
         _report(f"unexpected {type(error).__name__}: {error}", "this is a bug in meshctl; please report it")
         return ExitCode.BUG
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import grpc
 
@@ -50,7 +51,7 @@ class Follower:
         self._call: grpc.Call | None = None
         self._thread = threading.Thread(target=self._read, name="watch-task", daemon=True)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -95,13 +96,21 @@ class Follower:
                     self._queue.put(problem)
                     return
                 if lost_since_s is not None and time.monotonic() - lost_since_s > GIVE_UP_S:
-                    self._queue.put(problem)
+                    self._queue.put(self._stayed_away())
                     return
             # A stream that ended without the task's end is a meshd going down.
             if lost_since_s is None:
                 lost_since_s = time.monotonic()
                 self._queue.put(ConnectionLost())
             self._stopped.wait(_RETRY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
+
+    def _stayed_away(self) -> Problem:
+        task_id, namespace = self._request.task_id, self._request.namespace
+        return Problem(
+            f"meshd at {self._mesh.target.address} stayed away; {task_id} goes on without this wait",
+            f"watch it later: meshctl task watch {task_id}" + (f" -n {namespace}" if namespace else ""),
+            ExitCode.UNREACHABLE,
+        )
 
 
 def is_end(task: task_pb2.Task) -> bool:

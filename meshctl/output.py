@@ -107,7 +107,7 @@ def age_of(time: Timestamp, now: datetime.datetime | None = None) -> str:
     """Returns how long ago something was, as 12s, 5m, 3h or 2d; empty for a time that is not set."""
     if not time.seconds and not time.nanos:
         return ""
-    return length_of(((now or datetime.datetime.now(datetime.UTC)) - moment(time)).total_seconds())
+    return length_of(int(((now or datetime.datetime.now(datetime.UTC)) - moment(time)).total_seconds()))
 
 
 def length_of(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Every command with its arguments and options, for the reference page and the test that keeps it complete."""
+"""Every command with its arguments and options, for the reference page and its test."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Rule: decisions are made by the error's class and reason, never by its text.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -26,7 +27,7 @@ _EXIT_CODES: tuple[tuple[type[errors.MeshError], ExitCode], ...] = (
     (errors.MeshError, ExitCode.USAGE),
 )
 
-_FRESH_TOKEN = "ask an operator for a fresh one: meshctl auth --agent-id ID --agent-type TYPE"
+_ANOTHER_ONE = "ask an operator for a fresh one: meshctl auth --agent-id ID --agent-type TYPE"
 
 _NEXT_STEPS = {
     "TOO_LARGE": "send less, or split the input into several tasks",
@@ -37,8 +38,8 @@ _NEXT_STEPS = {
     "TASK_EXISTS": "choose another --task-id, or look at the first one: meshctl task get TASK_ID",
     "INVALID_PAGE_TOKEN": "run the command again",
     "TOKEN_MISSING": "use the operator socket on meshd's host, or set AGENTMESH_TOKEN",
-    "TOKEN_INVALID": _FRESH_TOKEN,
-    "TOKEN_EXPIRED": _FRESH_TOKEN,
+    "TOKEN_INVALID": _ANOTHER_ONE,
+    "TOKEN_EXPIRED": _ANOTHER_ONE,
     "TOKEN_REVOKED": "ask an operator why it was taken away; without a token the operator socket is used",
     "JOIN_TOKEN_INVALID": "create a new one: meshctl token join-token --agent-id ID --agent-type TYPE",
     "ACCESS_DENIED": "see what the token may do: meshctl token introspect",
@@ -56,7 +57,7 @@ def problem_of(error: errors.MeshError, target: Target) -> Problem:
     if isinstance(error, errors.Unreachable) and not error.reason:
         return _unreachable(error, target)
     if error.reason == "METHOD_NOT_FOUND" or error.code == "UNIMPLEMENTED":
-        return Problem(str(error), _NEXT_STEPS["METHOD_NOT_FOUND"], ExitCode.UNREACHABLE)
+        return Problem(str(error), _NEXT_STEPS["METHOD_NOT_FOUND"], ExitCode.UNREACHABLE, "METHOD_NOT_FOUND")
     code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     return Problem(str(error), _next_step(error), code, error.reason)
 
@@ -80,7 +81,7 @@ def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
             ExitCode.UNREACHABLE,
         )
     path = target.address.removeprefix("unix:")
-    if target.is_socket and os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+    if target.is_socket and Path(path).exists() and not os.access(path, os.R_OK | os.W_OK):
         return Problem(
             f"you may not use the operator socket {path}",
             "join the group that owns it, or use a token: --address 127.0.0.1:7600 and AGENTMESH_TOKEN",

@@ -30,7 +30,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
-    """Runs a command with additional environment variables until it ends well or a signal asks for the end.
+    """Runs a command with this environment until it ends well or a signal asks for the end.
 
     Returns DONE when it ended well or as asked, TASK_FAILED when it had to be killed or failed while
     stopping.
@@ -42,7 +42,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
 
     previous = {number: signal.signal(number, on_signal) for number in _FORWARDED}
     try:
-        return _supervise(command, {**os.environ, **environment}, events)
+        return _supervise(command, environment, events)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

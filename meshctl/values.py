@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 PRIORITY_WORDS = {"low": 2, "normal": 5, "high": 7, "critical": 9}
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 # protobuf's Duration ends at about 10,000 years.
 _MAX_DURATION_MS = 10_000 * 365 * _UNIT_MS["d"]
 
@@ -25,7 +25,7 @@ _MAX_DURATION_MS = 10_000 * 365 * _UNIT_MS["d"]
 def parse_duration(text: str) -> datetime.timedelta:
     """Reads milliseconds ("300000") or a number with a unit ("5m", "30s", "1.5h", "1h30m", "250ms", "2d")."""
     compact = text.strip().lower()
-    if re.fullmatch(r"\d+", compact):
+    if re.fullmatch(r"[0-9]+", compact):
         total_ms = float(compact)
     else:
         parts = _DURATION_PART.findall(compact)

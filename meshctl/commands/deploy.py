@@ -7,6 +7,7 @@ Standard output is only `export NAME=value` lines (or one JSON object), so that
 from __future__ import annotations
 
 import datetime
+import os
 import shlex
 from typing import Any
 
@@ -48,7 +49,7 @@ def deploy(
     command: tuple[str, ...],
     **spec: Any,
 ) -> int | None:
-    """Make an agent known and print the environment for its process.
+    r"""Make an agent known and print the environment for its process.
 
     The namespace is created when it is missing. Start the process with the printed environment, as in
 
@@ -92,7 +93,9 @@ def deploy(
         )
     if command:
         mesh.close()
-        return supervision.run(command, environment)
+        # The caller's own token is not the agent's.
+        inherited = {name: value for name, value in os.environ.items() if name != "AGENTMESH_TOKEN"}
+        return supervision.run(command, {**inherited, **environment})
     if not invocation.json:
         for key, value in environment.items():
             click.echo(f"export {key}={shlex.quote(value)}")

@@ -131,7 +131,7 @@ def cancel_task(
 @options.namespace_option(_NAMESPACE_HELP)
 @options.mesh_command
 def watch_task(invocation: options.Invocation, task_id: str, namespace: str | None) -> ExitCode:
-    """Follow a task until its end: every change, its progress and its output, then its result."""
+    """Follow a task until its end, then print its result."""
     mesh = invocation.mesh
     name = namespaces.of_task(mesh, namespace, task_id)
     display = progress.display()

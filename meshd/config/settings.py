@@ -41,7 +41,7 @@ def _default_socket() -> str:
 
 
 def _setting(
-    default: str | int | bool | Callable[[], str],
+    default: str | int | bool | Callable[[], str],  # noqa: FBT001 - a default may be True
     group: str,
     text: str,
     *,
@@ -140,7 +140,7 @@ class Settings:
         1_000, "Sessions", "Longest pause of an agent between two attempts to connect.", bounds=(50, 60_000)
     )
     identity_ttl_days: int = _setting(
-        30, "Sessions", "How long an agent's own key renews its tokens, unless it is revoked.", bounds=(1, 3_650)
+        30, "Sessions", "How long an agent's own key renews its tokens after its last use.", bounds=(1, 3_650)
     )
     retention_days: int = _setting(
         7, "Storage", "How long ended tasks, their results and their ids are kept.", bounds=(7, 3_650)

@@ -108,9 +108,7 @@ class Principal:
 
     def may_see(self, namespace: str) -> bool:
         """True when the namespace is its own, or it is an operator."""
-        return self.kind == "operator" or (
-            self.kind == "agent" and self.namespace == namespace
-        )
+        return self.kind == "operator" or (self.kind == "agent" and self.namespace == namespace)
 
 
 LOCAL_OPERATOR: Final = Principal(

@@ -42,7 +42,9 @@ def record_hash(record: AuditRecord) -> bytes:
 
 
 def verify(
-    records: Iterable[AuditRecord], after: tuple[int, bytes] = (0, FIRST_HASH), head: tuple[int, bytes] | None = None
+    records: Iterable[AuditRecord],
+    after: tuple[int, bytes] = (0, FIRST_HASH),
+    head: tuple[int, bytes] | None = None,
 ) -> AuditFault | None:
     """Check one chain, oldest record first; returns its first fault, or None.
 

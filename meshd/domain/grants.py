@@ -8,80 +8,25 @@ a newer generation: so what was issued from a credential ends with it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from meshd.domain.access import ANY, Action, Principal, scope_covers
+from meshd.domain.access import ANY, Principal, scope_covers
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.limits import MAX_CAPABILITIES
 from meshd.domain.values import AgentType
 
 MAX_DESCENT: Final = 4
 """Longest line of credentials issued from one another; keeps tokens short."""
 
-MAX_SCOPE_ENTRIES: Final = 32
-
-MIN_LIFETIME_MS: Final = 1_000
 MAX_TOKEN_LIFETIME_MS: Final = 3_600_000
-MAX_JOIN_LIFETIME_MS: Final = 24 * 3_600_000
-DEFAULT_JOIN_LIFETIME_MS: Final = 600_000
-MAX_JOIN_USES: Final = 1_000
 
 GRANTABLE_TYPES: Final[dict[AgentType, frozenset[AgentType]]] = {
     AgentType.ORCHESTRATOR: frozenset(AgentType) - {AgentType.GOVERNOR},
-    AgentType.GOVERNOR: frozenset((AgentType.WORKER, AgentType.MONITOR, AgentType.INTEGRATOR, AgentType.CRITIC)),
+    AgentType.GOVERNOR: frozenset(
+        (AgentType.WORKER, AgentType.MONITOR, AgentType.INTEGRATOR, AgentType.CRITIC)
+    ),
 }
 """Types whose agents may grant, and which types they grant."""
-
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_SCOPE_ENTRY: Final = re.compile(r"(\*|[a-z]+):(\*|[a-z]+)")
-_CAPABILITY: Final = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-_ACTION_WORDS: Final = frozenset(action.name.lower() for action in Action) | {ANY}
-
-
-def require_label(value: str, field: str) -> None:
-    """Refuse what is no DNS label: namespaces, agent ids, names of operators."""
-    if not value:
-        raise Refusal(Reason.FIELD_REQUIRED, f"{field} is required", field=field)
-    if not _LABEL.fullmatch(value):
-        message = f"{field} must be a DNS label: 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'"
-        raise Refusal(Reason.INVALID_ARGUMENT, message, field=field)
-
-
-def check_capabilities(capabilities: Iterable[str]) -> tuple[str, ...]:
-    """Return skills sorted and once each; refuses malformed ones."""
-    chosen = tuple(sorted(set(capabilities)))
-    if len(chosen) > MAX_CAPABILITIES:
-        message = f"{len(chosen)} capabilities are more than {MAX_CAPABILITIES}; use '*' for any"
-        raise Refusal(Reason.INVALID_ARGUMENT, message, field="capabilities")
-    if not all(_CAPABILITY.fullmatch(capability) for capability in chosen):
-        message = "a capability must be '*' or 1 to 128 of A-Z, a-z, 0-9 and ._:/-, the first a letter or digit"
-        raise Refusal(Reason.INVALID_ARGUMENT, message, field="capabilities")
-    return chosen
-
-
-def check_scope(scope: Iterable[str]) -> tuple[str, ...]:
-    """Return scope entries sorted and once each; refuses malformed ones."""
-    chosen = tuple(sorted(set(scope)))
-    if len(chosen) > MAX_SCOPE_ENTRIES:
-        message = f"{len(chosen)} scope entries are more than {MAX_SCOPE_ENTRIES}"
-        raise Refusal(Reason.INVALID_ARGUMENT, message, field="scope")
-    for entry in chosen:
-        if not _SCOPE_ENTRY.fullmatch(entry) or entry.partition(":")[0] not in _ACTION_WORDS:
-            message = "a scope entry reads 'action:resource', the action one of read, write, execute, admin or *"
-            raise Refusal(Reason.INVALID_ARGUMENT, message, field="scope")
-    return chosen
-
-
-def check_lifetime(lifetime_ms: int | None, longest_ms: int, default_ms: int) -> int:
-    """Return the lifetime asked for, or the default when none was."""
-    if lifetime_ms is None:
-        return default_ms
-    if not MIN_LIFETIME_MS <= lifetime_ms <= longest_ms:
-        message = f"the lifetime must be 1 s to {longest_ms // 1_000} s"
-        raise Refusal(Reason.INVALID_ARGUMENT, message, field="lifetime")
-    return lifetime_ms
 
 
 def check_grant(
@@ -95,15 +40,17 @@ def check_grant(
         grantable = GRANTABLE_TYPES.get(caller.agent_type, frozenset()) if caller.agent_type else frozenset()
         if agent_type not in grantable:
             words = agent_type.name.lower() if agent_type else "operator"
-            raise _beyond(f"{caller.subject} may not grant the type {words}", "type")
+            raise _beyond(f"{caller.subject} may not grant the type {words}; ask an operator", "type")
     if not covers_capabilities(caller.capabilities, capabilities):
-        raise _beyond("the capabilities go beyond those of the caller's token", "capabilities")
+        raise _beyond(
+            "the capabilities go beyond those of the caller's own token; name fewer", "capabilities"
+        )
     if not caller.scope:
         return scope
     for entry in scope:
         action, _, resource = entry.partition(":")
         if not scope_covers(caller.scope, action, resource):
-            raise _beyond("the scope goes beyond that of the caller's token", "scope")
+            raise _beyond("the scope goes beyond that of the caller's own token; name less", "scope")
     return scope or caller.scope
 
 
@@ -118,7 +65,9 @@ def child_family(parent: str, segment: str) -> str:
     if not parent:
         return segment
     if parent.count("/") + 2 > MAX_DESCENT:
-        message = f"a line of more than {MAX_DESCENT} credentials issued from one another; ask one nearer the operator"
+        message = (
+            f"credentials may be issued from one another {MAX_DESCENT} deep; ask one nearer to the operator"
+        )
         raise _beyond(message, "")
     return f"{parent}/{segment}"
 

@@ -8,15 +8,13 @@ fill the disk, nor the memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from meshd.domain.access import SYSTEM_NAMESPACE, Call
 from meshd.domain.audit import FIRST_HASH, record_hash
 from meshd.domain.records import AuditRecord
-from meshd.domain.values import Now
-
-if TYPE_CHECKING:
-    from meshd.engine.commits import Commits
+from meshd.engine.commits import Commits
+from meshd.engine.credentials import system_wall_ms
 
 DENIAL_INTERVAL_S: Final = 10.0
 MAX_PENDING_DENIALS: Final = 1_000
@@ -28,12 +26,17 @@ _OTHERS: Final = (SYSTEM_NAMESPACE, "many", "many", "many", "many")
 class AuditLog:
     """Appends to the audit chains."""
 
-    def __init__(self, commits: Commits, heads: Mapping[str, tuple[int, bytes]], now: Callable[[], Now]) -> None:
+    def __init__(
+        self,
+        commits: Commits,
+        heads: Mapping[str, tuple[int, bytes]],
+        wall_ms: Callable[[], int] = system_wall_ms,
+    ) -> None:
         self._commits = commits
         self._heads = dict(heads)
-        self._now = now
+        self._wall_ms = wall_ms
         self._denials: dict[tuple[str, str, str, str, str], int] = {}
-        self._flush_mono = now().mono
+        self._flush_mono = 0.0
 
     def record(
         self,
@@ -73,14 +76,14 @@ class AuditLog:
             key = _OTHERS
         self._denials[key] = self._denials.get(key, 0) + 1
 
-    def flush_denials(self, now: Now, *, force: bool = False) -> None:
+    def flush_denials(self, mono: float, *, force: bool = False) -> None:
         """Append what was refused, at most once per interval; call it from a timer, and by force at the end.
 
-        The caller settles the commit.
+        ``mono`` is the monotonic time. The caller sees to the commit.
         """
-        if not self._denials or (now.mono - self._flush_mono < DENIAL_INTERVAL_S and not force):
+        if not self._denials or (mono - self._flush_mono < DENIAL_INTERVAL_S and not force):
             return
-        self._flush_mono = now.mono
+        self._flush_mono = mono
         denials, self._denials = self._denials, {}
         for (namespace, subject, peer, method, reason), count in denials.items():
             self._append(
@@ -116,7 +119,7 @@ class AuditLog:
         record = AuditRecord(
             namespace,
             sequence + 1,
-            self._now().wall_ms,
+            self._wall_ms(),
             subject,
             peer,
             method,

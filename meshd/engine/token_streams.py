@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
-from meshd.domain.access import Principal
+from meshd.domain.access import Call, Principal
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.values import Now
 
 EXPIRY_GRACE_MS: Final = 30_000
 """How long a stream outlives its token, so that a fresh one can be sent in time."""
@@ -23,16 +22,17 @@ EXPIRY_GRACE_MS: Final = 30_000
 class TokenStream:
     """One stream that its caller's token keeps open; a context manager around its handling."""
 
-    def __init__(self, streams: TokenStreams, principal: Principal) -> None:
-        self.principal = principal
+    def __init__(self, streams: TokenStreams, call: Call) -> None:
+        self.call = call
         self._streams = streams
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended: Refusal | None = None
 
-    def __enter__(self) -> TokenStream:
+    def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._streams.add(self)
+        self.call.stream = self
         self.arm()
         return self
 
@@ -56,8 +56,9 @@ class TokenStream:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.principal.expire_ms:
-            left_ms = self.principal.expire_ms - self._streams.now().wall_ms + EXPIRY_GRACE_MS
+        expire_ms = self.call.principal.expire_ms
+        if expire_ms:
+            left_ms = expire_ms - self._streams.wall_ms() + EXPIRY_GRACE_MS
             self._timer = asyncio.get_running_loop().call_later(max(0, left_ms) / 1_000, self.end, expired())
 
     def end(self, refusal: Refusal) -> None:
@@ -71,8 +72,8 @@ class TokenStream:
 class TokenStreams:
     """All live streams."""
 
-    def __init__(self, now: Callable[[], Now]) -> None:
-        self.now = now
+    def __init__(self, wall_ms: Callable[[], int]) -> None:
+        self.wall_ms = wall_ms
         self._live: set[TokenStream] = set()
 
     def add(self, stream: TokenStream) -> None:
@@ -85,9 +86,11 @@ class TokenStreams:
 
     def end_where(self, revoked: Callable[[Principal], bool]) -> int:
         """End the streams of these principals; returns how many."""
-        concerned = [stream for stream in self._live if revoked(stream.principal)]
+        concerned = [stream for stream in self._live if revoked(stream.call.principal)]
         for stream in concerned:
-            stream.end(Refusal(Reason.TOKEN_REVOKED, "the token of this stream was revoked; join again to go on"))
+            stream.end(
+                Refusal(Reason.TOKEN_REVOKED, "the token of this stream was revoked; join again to go on")
+            )
         return len(concerned)
 
     def __len__(self) -> int:

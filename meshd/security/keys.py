@@ -58,7 +58,9 @@ def load_signing_key(directory: Path) -> SigningKey:
         message = f"{path} holds no unencrypted PEM key; restore it, or remove it to make a new one (all tokens end)"
         raise KeyFileError(message) from None
     if not isinstance(private_key, Ed25519PrivateKey):
-        raise KeyFileError(f"{path} holds no Ed25519 key; restore it, or remove it to make a new one (all tokens end)")
+        raise KeyFileError(
+            f"{path} holds no Ed25519 key; restore it, or remove it to make a new one (all tokens end)"
+        )
     return SigningKey(private_key, create_ms)
 
 

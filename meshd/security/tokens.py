@@ -23,7 +23,6 @@ from meshd.security.keys import SigningKey
 
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "mesh-at+jwt"
-ISSUER: Final = "agentmesh"
 AUDIENCE: Final = "agentmesh"
 MAX_TOKEN_BYTES: Final = 4_096
 MAX_LIFETIME_S: Final = 3_600
@@ -50,8 +49,9 @@ _CLAIM_TYPES: Final[dict[str, type]] = {
 class JwtTokens:
     """Implements the port ``Tokens`` with one signing key."""
 
-    def __init__(self, key: SigningKey) -> None:
+    def __init__(self, key: SigningKey, issuer: str) -> None:
         self._key = key
+        self._issuer = issuer
         self._public_key = key.private_key.public_key()
         self._jws = PyJWS(algorithms=[ALGORITHM])
 
@@ -59,7 +59,7 @@ class JwtTokens:
         """Return the token. Raises Refusal when the claims do not fit its greatest length."""
         issue_s = claims.issue_ms // 1_000
         content = {
-            "iss": ISSUER,
+            "iss": self._issuer,
             "aud": AUDIENCE,
             "sub": claims.subject,
             "ns": claims.namespace,
@@ -90,12 +90,14 @@ class JwtTokens:
             raise _invalid("its length or alphabet is wrong")
         header, payload = self._parts(token)
         if header != {"alg": ALGORITHM, "typ": TYPE, "kid": self._key.key_id}:
-            raise _invalid("its header is not the one this daemon signs with; join again if the signing key changed")
+            raise _invalid(
+                "its header is not the one this daemon signs with; join again if the signing key changed"
+            )
         try:
             self._jws.decode_complete(token, self._public_key, algorithms=[ALGORITHM])
         except PyJWTError:
             raise _invalid("its signature is wrong") from None
-        return _read_claims(payload, now_ms // 1_000, allow_expired)
+        return _read_claims(payload, self._issuer, now_ms // 1_000, allow_expired=allow_expired)
 
     def signing_key(self) -> SigningKeyRecord:
         """Return the public half of the key that signs now."""
@@ -120,7 +122,7 @@ def _canonical_decode(part: str) -> bytes:
     return decoded
 
 
-def _read_claims(content: Any, now_s: int, allow_expired: bool) -> TokenClaims:
+def _read_claims(content: Any, issuer: str, now_s: int, *, allow_expired: bool) -> TokenClaims:
     if not isinstance(content, dict) or content.keys() != _CLAIM_TYPES.keys():
         raise _invalid("its claims are not those of the profile")
     for claim, kind in _CLAIM_TYPES.items():
@@ -129,7 +131,7 @@ def _read_claims(content: Any, now_s: int, allow_expired: bool) -> TokenClaims:
     for claim in ("caps", "scope"):
         if not all(isinstance(entry, str) for entry in content[claim]):
             raise _invalid(f"its claim {claim} has the wrong type")
-    if content["iss"] != ISSUER or content["aud"] != AUDIENCE:
+    if content["iss"] != issuer or content["aud"] != AUDIENCE:
         raise _invalid("it was issued by or for somebody else")
     if not content["jti"] or not content["fam"] or content["gen"] < 0:
         raise _invalid("its claims jti, fam or gen are empty")

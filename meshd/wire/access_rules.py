@@ -52,7 +52,9 @@ def load_rules(service_names: Iterable[str]) -> dict[str, ServedMethod]:
         try:
             service = pool.FindServiceByName(service_name)
         except KeyError:
-            raise AccessRuleError(f"service {service_name} is served but its descriptor is not loaded") from None
+            raise AccessRuleError(
+                f"service {service_name} is served but its descriptor is not loaded"
+            ) from None
         for method in service.methods:
             path = f"/{service_name}/{method.name}"
             rule = FOREIGN_RULES.get(path) or _rule_of(path, method)
@@ -63,7 +65,9 @@ def load_rules(service_names: Iterable[str]) -> dict[str, ServedMethod]:
 def _rule_of(path: str, method: MethodDescriptor) -> AccessRule:
     options = method.GetOptions()
     if not options.HasExtension(access_pb2.access):
-        raise AccessRuleError(f"{path} has no access rule; add option (agentmesh.options.v1.access) to the method")
+        raise AccessRuleError(
+            f"{path} has no access rule; add option (agentmesh.options.v1.access) to the method"
+        )
     option = options.Extensions[access_pb2.access]
     if not option.action:
         raise AccessRuleError(f"the access rule of {path} names no action")

@@ -27,7 +27,7 @@ from meshd.wire.status import CODES, to_status, trailing_metadata
 Context = grpc.aio.ServicerContext[Any, Any]
 Respond = Callable[[Call, Any, Context], Awaitable[Any]]
 
-TOKEN_KEY: Final = "authorization"
+TOKEN_KEY: Final = "authorization"  # noqa: S105 - a key of the metadata
 NAMESPACE_KEY: Final = "agentmesh-namespace"
 SOCKET_PEER: Final = "socket"
 
@@ -55,11 +55,12 @@ class ReportIncident(Protocol):
         """Log it; never raises."""
 
 
-class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Chain(grpc.aio.ServerInterceptor):
     """The one interceptor of the server."""
 
     def __init__(
         self,
+        *,
         methods: dict[str, ServedMethod],
         authority: Authority,
         audit: AuditLog,
@@ -77,7 +78,7 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Return the method's handler with the chain around it, made once per method."""
@@ -91,8 +92,11 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             handler = self._handlers[path] = self._wrap(served, inner)
         return handler
 
-    def _wrap(self, served: ServedMethod, inner: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(
+        self, served: ServedMethod, inner: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         parse = _refusing_parser(inner.request_deserializer)
+        behavior: Any
         if inner.request_streaming:
             behavior = inner.stream_stream if inner.response_streaming else inner.stream_unary
         else:
@@ -125,10 +129,12 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         code = "CANCELLED"
         call = Call(ANONYMOUS, served.name, "", served.rule)
         try:
-            left_s = context.time_remaining()
+            left_s: float | None = context.time_remaining()  # The stubs do not know that it may be None.
             if left_s is not None and left_s <= 0:
                 code = "DEADLINE_EXCEEDED"
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed when the call arrived")
+                await context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed when the call arrived"
+                )
             routed = self._identify(call, context)
             if parse is not None:
                 request = parse(request)
@@ -145,7 +151,7 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except grpc.aio.AbortError:  # Foreign services abort by themselves.
             code = _code_name(context)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nothing of a bug may reach the caller
             code = "INTERNAL"
             await self._fail(call, error, context)
         finally:
@@ -168,6 +174,9 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if bearer is None:
             if via_socket:
                 call.principal = LOCAL_OPERATOR
+            decide(
+                call.principal, call.rule, ""
+            )  # Strangers are refused before anything of theirs is parsed.
         elif not call.rule.unauthenticated:
             call.principal = self._authority.authenticate(_token_of(bearer), via_socket=via_socket)
         return routed
@@ -175,7 +184,9 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _authorize(self, call: Call, served: ServedMethod, request: Any, routed: str) -> None:
         named = getattr(request, served.namespace_field) if served.namespace_field else ""
         if routed and named and routed != named:
-            message = f"the metadata '{NAMESPACE_KEY}' and the request name different namespaces; send one of them"
+            message = (
+                f"the metadata '{NAMESPACE_KEY}' and the request name different namespaces; send one of them"
+            )
             raise Refusal(Reason.NAMESPACE_MISMATCH, message, field=served.namespace_field)
         named = named or routed
         decide(call.principal, call.rule, named)
@@ -193,8 +204,7 @@ class Chain(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _streaming(self, behavior: Callable[[Any, Context], Any]) -> Respond:
         async def respond(call: Call, request: Any, context: Context) -> None:
-            with self._authority.stream(call.principal) as stream:
-                call.stream = stream
+            with self._authority.stream(call):
                 replies = behavior(request, context)
                 if not hasattr(replies, "__aiter__"):
                     await replies
@@ -244,7 +254,7 @@ def _refusing_parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[by
             return raw
         try:
             return deserialize(raw)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a parser raises on hostile bytes
             message = "the message cannot be parsed; compare the contract's version of both sides"
             raise Refusal(Reason.INVALID_ARGUMENT, message) from None
 
@@ -252,8 +262,8 @@ def _refusing_parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[by
 
 
 def _code_name(context: Context) -> str:
-    code = context.code()
-    return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+    code: Any = context.code()  # A number once a status was sent, whatever the stubs say.
+    return next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), "UNKNOWN")
 
 
 async def _abort(refusal: Refusal, context: Context) -> None:

@@ -39,6 +39,8 @@ def authorize_namespace(call: Call, namespace: str) -> str:
     decide(call.principal, call.rule, namespace)
     chosen = namespace or call.namespace
     if not chosen:
-        raise Refusal(Reason.FIELD_REQUIRED, "name the namespace: an operator has none of its own", field="namespace")
+        raise Refusal(
+            Reason.FIELD_REQUIRED, "name the namespace: an operator has none of its own", field="namespace"
+        )
     call.namespace = chosen
     return chosen

@@ -58,7 +58,9 @@ def to_status(refusal: Refusal) -> status_pb2.Status:
     message = refusal.message[:MAX_MESSAGE_CHARACTERS]
     details: list[any_pb2.Any] = []
 
-    def attach(detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> None:
+    def attach(
+        detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+    ) -> None:
         packed = any_pb2.Any()
         packed.Pack(detail)
         details.append(packed)

@@ -16,11 +16,9 @@ VAGUE_NAMES = {"utils", "util", "manager", "managers", "common", "helpers", "hel
 UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b")
 
 
-def sources(*rooms: str) -> Iterator[Path]:
-    for room in rooms:
-        for path in sorted((HOUSE / room).rglob("*.py")):
-            if not path.stem.endswith(("_pb2", "_pb2_grpc")):
-                yield path.relative_to(HOUSE)
+def sources(*rooms: str) -> list[Path]:
+    files = [path for room in rooms for path in sorted((HOUSE / room).rglob("*.py"))]
+    return [path.relative_to(HOUSE) for path in files if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -39,12 +37,17 @@ def test_file_is_small_enough_to_read(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources(*ROOMS), ids=str)
 def test_file_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(ast.parse((HOUSE / path).read_text())), f"{path} has no module docstring"
+    text = (HOUSE / path).read_text()
+    if path.parts[0] == "tests" and path.name == "__init__.py" and not text:
+        return  # it only makes its directory a package
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no module docstring"
 
 
 @pytest.mark.parametrize("path", sources(*ROOMS), ids=str)
 def test_name_says_what_is_inside(path: Path) -> None:
-    vague = VAGUE_NAMES.intersection([part for name in path.with_suffix("").parts for part in name.split("_")])
+    vague = VAGUE_NAMES.intersection(
+        [part for name in path.with_suffix("").parts for part in name.split("_")]
+    )
     assert not vague, f"{path}: {vague} could hold anything; name it after its content"
 
 
@@ -57,7 +60,9 @@ def test_file_is_finished(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("meshd"), ids=str)
 def test_daemon_shares_only_the_contract_with_the_sdk(path: Path) -> None:
     stubs = ("agentmesh.v1.", "agentmesh.options.")
-    strangers = [name for name in imports(path) if name.split(".")[0] == "agentmesh" and not name.startswith(stubs)]
+    strangers = [
+        name for name in imports(path) if name.split(".")[0] == "agentmesh" and not name.startswith(stubs)
+    ]
     assert not strangers, f"{path} imports {strangers}; meshd uses the generated stubs only"
 
 

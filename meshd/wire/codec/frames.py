@@ -161,8 +161,10 @@ def down(
         return pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence))
     if type(frame) is f.Cancel:
         cancel = pb.Cancel(
-            fence=frame.fence, reason=int(frame.reason), grace=duration(frame.grace_ms)
-        )  # type: ignore[arg-type]
+            fence=frame.fence,
+            reason=int(frame.reason),  # type: ignore[arg-type]
+            grace=duration(frame.grace_ms),
+        )
         return pb.MeshFrame(cancel=cancel)
     if type(frame) is f.GoAway:
         return pb.MeshFrame(go_away=pb.GoAway(reason=int(frame.reason)))  # type: ignore[arg-type]

@@ -161,7 +161,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         await self._mesh.commits.settled()
         return response
 
-    async def Heartbeat(
+    async def Heartbeat(  # type: ignore[override]  # grpc.aio also takes a coroutine that writes by itself
         self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: Any
     ) -> None:
         """Keep a session alive for agents that take no work."""
@@ -244,8 +244,9 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
         namespace=ns.name,
         epoch=ns.info.epoch,
         agents=[
-            pb.HealthCount(health=int(h), count=n) for h, n in sorted(health.items())
-        ],  # type: ignore[arg-type]
+            pb.HealthCount(health=int(h), count=n)  # type: ignore[arg-type]
+            for h, n in sorted(health.items())
+        ],
         tasks=[pb.TaskCount(state=s.name, count=n) for s, n in sorted(states.items())],
         free_slots=sum(s.free_slots for s in ns.sessions.values() if s.bucket >= 0),
     )

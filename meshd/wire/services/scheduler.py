@@ -272,7 +272,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         await self._mesh.commits.settled()
         return response
 
-    async def Work(
+    async def Work(  # type: ignore[override]  # grpc.aio also takes a coroutine that writes by itself
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any
     ) -> None:
         """Serve the stream of an agent that takes work."""

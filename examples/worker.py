@@ -1,0 +1,14 @@
+"""A worker: `python examples/worker.py` on the host of a running meshd."""
+
+from agentmesh import Agent, TaskContext
+
+agent = Agent()
+
+
+@agent.task("data-processing")
+def process(task: TaskContext) -> dict[str, object]:
+    return {"received": task.json(), "attempt": task.attempt}
+
+
+if __name__ == "__main__":
+    agent.run()

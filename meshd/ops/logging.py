@@ -1,0 +1,112 @@
+"""Logs: one structured line an event on stderr, from our own code and from libraries alike.
+
+Rule: every line passes one redaction, the last step before it is written; nothing else in meshd hides secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Final, TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+REDACTED: Final = "[redacted]"
+
+SECRET_KEYS: Final = frozenset(
+    {
+        "authorization",
+        "chunk",
+        "input",
+        "output",
+        "password",
+        "payload",
+        "private_key",
+        "progress_message",
+        "request",
+        "secret",
+        "tls_key_pem",
+        "token",
+    }
+)
+"""Keys whose values are never logged; so is every key that ends in _token, _secret or _password."""
+
+SECRET_SUFFIXES: Final = ("_token", "_secret", "_password", "_payload")
+
+SECRET_TEXT: Final = re.compile(
+    r"eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?"  # a JWT
+    r"|(?<=[Bb]earer )[\w.~+/=-]+"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+
+LIBRARY_LEVELS: Final = {"asyncio": logging.WARNING, "alembic": logging.WARNING, "sqlalchemy": logging.WARNING}
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send all logs of this process to the stream (stderr), from this level on, as json or text."""
+    target = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=target.isatty(), sort_keys=False)
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact,
+                render,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, least in LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace secrets and payloads, by the name of their key or by their looks."""
+    return {key: REDACTED if _is_secret(key) else _clean(value) for key, value in event.items()}
+
+
+def _is_secret(key: object) -> bool:
+    name = str(key).lower().replace("-", "_")
+    return name in SECRET_KEYS or name.endswith(SECRET_SUFFIXES)
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return SECRET_TEXT.sub(REDACTED, value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, dict):
+        return {key: REDACTED if _is_secret(key) else _clean(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(each) for each in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return SECRET_TEXT.sub(REDACTED, str(value))

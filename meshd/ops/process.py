@@ -1,0 +1,43 @@
+"""The process itself: its signals, its end, and how many connections the system lets it have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from typing import Final
+
+MAX_OPEN_FILES: Final = 1_048_576
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files to what the system grants; by default it is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` on the running loop at SIGTERM or SIGINT; the same signal again ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def received(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, received, each)
+
+
+def end_later(code: int, seconds: float) -> threading.Timer:
+    """End the process after so long whatever hangs, unless the timer is cancelled."""
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return timer

@@ -1,0 +1,28 @@
+"""What the mesh looks like at one moment, for whoever shows it. Plain data; counted when asked, never kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshd.domain.values import AgentType, Health, TaskState
+
+
+class NamespaceGauges(NamedTuple):
+    """One namespace."""
+
+    namespace: str
+    agents: dict[tuple[AgentType, Health], int]
+    open_tasks: dict[TaskState, int]
+    oldest_queued_s: float
+    """Since the submit of the oldest task that waits for an agent; 0 when none does."""
+    sessions: int
+    slots: int
+    free_slots: int
+
+
+class MeshGauges(NamedTuple):
+    """The whole mesh."""
+
+    namespaces: list[NamespaceGauges]
+    uncommitted_bytes: int
+    uncommitted_age_s: float

@@ -1,0 +1,120 @@
+"""The gRPC server: its options and where it listens. What it serves is added by the daemon.
+
+Rule: a port or socket that belongs to somebody else is an error before anything is served, never shared.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import grpc
+import grpc.aio
+from grpc_reflection.v1alpha import reflection
+
+from meshd.config import StartError, split_address
+from meshd.domain.limits import KIB, MAX_MESSAGE_BYTES
+from meshd.wire.operator_socket import open_socket
+
+REFLECTION_SERVICE_NAME: Final[str] = reflection.SERVICE_NAME
+
+ENVELOPE_BYTES: Final = 64 * KIB
+"""Headroom above the contract's limit: a batch cut at 1 MiB of items is not refused for its envelope."""
+
+MAX_METADATA_BYTES: Final = 8 * KIB
+
+MAX_STREAMS_PER_CONNECTION: Final = 1_024
+"""Bounds what a flood of opened and reset streams costs the other connections (CVE-2023-44487), and stays above what
+one process needs: gRPC clients share a connection, so a thousand agents in one process are a thousand streams on it."""
+
+PENDING_CALLS: Final = 4_096
+"""Calls that wait to be started. Past this the core sheds them as CANCELLED, at random, and from twice as many on all:
+so it is above the burst in which a fleet comes back after a restart."""
+
+KEEPALIVE_TIMEOUT_MS: Final = 1_000
+MIN_PEER_PING_INTERVAL_MS: Final = 500
+HANDSHAKE_TIMEOUT_MS: Final = 10_000
+
+
+class Certificate(NamedTuple):
+    """Chain and key of the server, PEM."""
+
+    cert_pem: bytes
+    key_pem: bytes
+
+
+def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms: int) -> grpc.aio.Server:
+    """Return a server without services and addresses; pings every peer at the given pace."""
+    options: list[tuple[str, int]] = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + ENVELOPE_BYTES),
+        # The core refuses at random between a soft and a hard limit; equal limits make it predictable.
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        # All three are needed: without ping_timeout_ms a frozen peer is found after a minute only.
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # This is the name that the core reads for its MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS.
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PEER_PING_INTERVAL_MS),
+    ]
+    return grpc.aio.server(interceptors=interceptors, options=options)
+
+
+def listen_tcp(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> str:
+    """Bind host:port and return the address bound, with the port that was chosen for port 0. Raises StartError."""
+    try:
+        if certificate is None:
+            port = server.add_insecure_port(address)
+        else:
+            credentials = grpc.ssl_server_credentials([(certificate.key_pem, certificate.cert_pem)])
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise _not_bound(address)
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def listen_socket(server: grpc.aio.Server, path: str, mode: str, group: str) -> str:
+    """Bind the operator socket and return its address. Raises StartError."""
+
+    def bind(address: str) -> None:
+        if server.add_insecure_port(address) == 0:
+            raise RuntimeError(address)
+
+    absolute = Path(path).absolute()
+    open_socket(absolute, int(mode, 8), group, bind)
+    return f"unix:{absolute}"
+
+
+def serve_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Let clients ask for the contract of these services."""
+    reflection.enable_server_reflection([*services, REFLECTION_SERVICE_NAME], server)
+
+
+def _not_bound(address: str) -> StartError:
+    host, port = split_address(address)
+    why = "it cannot be bound"
+    try:
+        family, kind, protocol, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(name)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return StartError(
+                f"listen {address}: another process has this port", "stop it, or set listen to another port"
+            )
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    return StartError(f"listen {address}: {why}", "set listen to an address of this host, such as 127.0.0.1:7600")

@@ -1,0 +1,84 @@
+"""`meshctl deploy`: what it declares, and an environment that a shell can take as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from agentmesh.v1 import agent_pb2, auth_service_pb2, registry_service_pb2
+from tests.contract.meshctl.conftest import Meshctl
+from tests.contract.meshctl.fake_meshd import FakeMeshd
+
+DEPLOY = (
+    *("deploy", "--agent-id", "worker-1", "--agent-type", "worker", "--namespace", "production"),
+    *("--capabilities", "task-execution,data-processing", "--port", "3000"),
+)
+
+
+def test_declares_the_agent_in_a_namespace_that_it_creates(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl(*DEPLOY, "--agent-name", "Task Worker", "--label", "zone=eu")
+    assert outcome.code == 0
+    assert "Created namespace production." in outcome.err
+    spec = meshd.sent(registry_service_pb2.DeclareAgentRequest).spec
+    assert (spec.agent_id, spec.name, spec.type) == ("worker-1", "Task Worker", agent_pb2.AGENT_TYPE_WORKER)
+    assert list(spec.capabilities) == ["task-execution", "data-processing"]
+    assert (spec.endpoint.host, spec.endpoint.port, spec.slots) == ("localhost", 3000, 1)
+    assert spec.labels == {"zone": "eu"}
+    again = meshctl(*DEPLOY)
+    assert again.code == 0
+    assert "Created namespace" not in again.err
+    assert "Already declared: worker worker-1 in production" in again.err
+
+
+def test_standard_output_is_what_a_shell_takes(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl(*DEPLOY, "--agent-name", "it's $HOME")
+    script = outcome.out + "\nenv | grep ^AGENTMESH_ | sort"
+    environment = subprocess.run(
+        ["sh", "-euc", script], capture_output=True, text=True, check=True, env={}
+    ).stdout
+    assert environment.splitlines() == [
+        f"AGENTMESH_ADDRESS={meshd.address}",
+        "AGENTMESH_AGENT_ID=worker-1",
+        "AGENTMESH_AGENT_TYPE=worker",
+        "AGENTMESH_CAPABILITIES=task-execution,data-processing",
+        "AGENTMESH_JOIN_TOKEN=join-me",
+        "AGENTMESH_NAMESPACE=production",
+    ]
+
+
+def test_json_holds_the_environment_and_what_was_created(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    document = meshctl(*DEPLOY, "-o", "json").json
+    assert document["namespace_created"] is True
+    assert document["agent_created"] is True
+    assert document["agent"]["spec"]["agent_id"] == "worker-1"
+    assert document["environment"]["AGENTMESH_JOIN_TOKEN"] == "join-me"
+
+
+def test_the_join_token_is_for_this_agent_only(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshctl(*DEPLOY, "--join-ttl", "1h")
+    request = meshd.sent(auth_service_pb2.CreateJoinTokenRequest)
+    assert (request.namespace, request.agent_id, request.lifetime.seconds) == ("production", "worker-1", 3600)
+    assert list(request.capabilities) == ["task-execution", "data-processing"]
+
+
+def test_a_command_runs_with_the_environment_less_the_callers_token(
+    meshd: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meshd.tokens["tok"] = auth_service_pb2.IntrospectTokenResponse(active=True, subject="operator:alice")
+    monkeypatch.setenv("AGENTMESH_TOKEN", "tok")
+    program = (
+        "import os, sys; sys.exit(0 if os.environ['AGENTMESH_AGENT_ID'] == 'worker-1' and "
+        "os.environ['AGENTMESH_JOIN_TOKEN'] == 'join-me' and 'AGENTMESH_TOKEN' not in os.environ else 9)"
+    )
+    outcome = meshctl(*DEPLOY, "--", sys.executable, "-c", program)
+    assert outcome.code == 0
+    assert "ended with code 0" in outcome.err
+    assert outcome.out == ""
+
+
+def test_a_command_that_does_not_exist_is_a_clear_error(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl(*DEPLOY, "--", "/no/such/program")
+    assert outcome.code == 2
+    assert "error: cannot run '/no/such/program': No such file or directory" in outcome.err

@@ -1,0 +1,201 @@
+"""The commands that read: tables for people, JSON with the contract's field names, and which namespace they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentmesh.v1 import (
+    agent_pb2,
+    auth_service_pb2,
+    registry_service_pb2,
+    scheduler_service_pb2,
+    task_pb2,
+)
+from tests.contract.meshctl.conftest import Meshctl
+from tests.contract.meshctl.fake_meshd import FakeMeshd
+
+
+@pytest.fixture
+def fleet(meshd: FakeMeshd) -> FakeMeshd:
+    """Two agents in two namespaces, and a task."""
+    meshd.namespaces += ["production", "staging"]
+    agent = meshd.add_agent("production", "worker-1", capabilities=["task-execution"], slots=4)
+    agent.health, agent.health_cause, agent.held_attempts = agent_pb2.HEALTH_HEALTHY, "first \x1b]beat", 1
+    meshd.add_agent("staging", "watcher", type=agent_pb2.AGENT_TYPE_MONITOR)
+    meshd.tasks["production", "task-001"] = task_pb2.Task(
+        namespace="production",
+        spec=task_pb2.TaskSpec(task_id="task-001", task_type="data-processing"),
+        state=task_pb2.TASK_STATE_QUEUED,
+    )
+    return meshd
+
+
+def test_status_shows_bounds_namespaces_and_agents(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("status", "--namespace", "production", "--health", "healthy")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0] == f"meshd 9.9.9 at {fleet.address}, up 0s"
+    assert "killed within 1s" in lines[1]
+    assert lines[4].split("  ")[0] == "production"
+    assert "2 healthy" in lines[4]
+    assert "7 queued" in lines[4]
+    assert lines[6].split() == [
+        "NAMESPACE",
+        "AGENT",
+        "TYPE",
+        "HEALTH",
+        "SINCE",
+        "HELD/SLOTS",
+        "CAPABILITIES",
+        "CAUSE",
+    ]
+    assert lines[7].split()[:6] == ["production", "worker-1", "worker", "healthy", "0s", "1/4"]
+    assert "\x1b" not in outcome.out
+    assert len(lines) == 8
+    assert list(fleet.sent(registry_service_pb2.ListAgentsRequest).health) == [agent_pb2.HEALTH_HEALTHY]
+
+
+def test_status_as_json(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    document = meshctl("status", "-o", "json").json
+    assert document["status"]["bounds"]["killed"] == "1s"
+    assert [agent["spec"]["agent_id"] for agent in document["agents"]] == ["worker-1", "watcher"]
+    assert document["agents"][1]["held_attempts"] == 0
+
+
+@pytest.mark.parametrize("command", [("discover",), ("agent", "list")])
+def test_discover_filters_by_type_and_capability(
+    fleet: FakeMeshd, meshctl: Meshctl, command: tuple[str, ...]
+) -> None:
+    outcome = meshctl(
+        *command, "--namespace", "production", "--agent-type", "worker", "--capability", "task-execution"
+    )
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[1].split()[:2] == ["production", "worker-1"]
+    assert [agent["namespace"] for agent in meshctl(*command, "-o", "json").json["agents"]] == [
+        "production",
+        "staging",
+    ]
+    nothing = meshctl(*command, "--capability", "flying")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "No agents match" in nothing.err
+
+
+def test_workload(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("workload", "--agent-id", "worker-1")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[1].split() == [
+        "production",
+        "worker-1",
+        "healthy",
+        "1",
+        "3/4",
+        "12",
+        "0",
+        "0",
+    ]
+    assert "task-001" in outcome.out
+    assert meshctl("workload", "-o", "json").json["workloads"][0]["agent_id"] == "worker-1"
+    missing = meshctl("workload", "--agent-id", "nobody")
+    assert (missing.code, missing.err.splitlines()[0]) == (3, "error: no agent nobody in any namespace")
+
+
+def test_task_list_get_why_cancel(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    listed = meshctl("task", "list", "--state", "queued", "--limit", "5")
+    assert listed.out.splitlines()[1].split()[:4] == ["production", "task-001", "data-processing", "queued"]
+    assert fleet.sent(scheduler_service_pb2.ListTasksRequest).page_size == 5
+    assert meshctl("task", "list", "-o", "json").json["tasks"][0]["namespace"] == "production"
+    shown = meshctl("task", "get", "task-001")
+    assert shown.out.splitlines()[:2] == ["Task:      task-001", "Namespace: production"]
+    assert meshctl("task", "get", "task-001", "--result").code == 3
+    why = meshctl("task", "why", "task-001")
+    assert why.out.splitlines()[0] == "No agent that fits is running."
+    assert "no agent in production has the capability data-processing" in why.err
+    assert meshctl("task", "why", "task-001", "-o", "json").json["queue_position"] == "2"
+    cancelled = meshctl("task", "cancel", "task-001", "--grace", "5s")
+    assert cancelled.out == "task-001 in production is cancelled\n"
+    assert fleet.sent(scheduler_service_pb2.CancelTaskRequest).grace.seconds == 5
+
+
+def test_task_watch_follows_to_the_result(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    fleet.tasks["production", "task-001"].spec.payload.inline = b"out"
+    outcome = meshctl("task", "watch", "task-001")
+    assert (outcome.code, outcome.out) == (0, "out")
+    assert "is running on worker-1" in outcome.err
+    assert meshctl("task", "get", "task-001", "--result").out == "out"
+
+
+def test_agent_get_finds_the_namespace(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    shown = meshctl("agent", "get", "worker-1")
+    assert "Namespace:    production" in shown.out
+    assert meshctl("agent", "get", "worker-1", "-o", "json").json["spec"]["slots"] == 4
+    fleet.add_agent("staging", "worker-1")
+    assert (
+        "several namespaces have agent worker-1: production, staging"
+        in meshctl("agent", "get", "worker-1").err
+    )
+
+
+def test_namespaces(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    assert (
+        meshctl("namespace", "create", "staging", "--description", "x").out == "Created namespace staging.\n"
+    )
+    assert meshctl("namespace", "create", "staging").out == "Namespace staging existed before.\n"
+    assert meshctl("namespace", "get", "staging").out.splitlines()[0] == "Namespace: staging"
+    names = [item["name"] for item in meshctl("namespace", "list", "-o", "json").json["namespaces"]]
+    assert names == ["_mesh", "default", "staging"]
+    assert meshctl("namespace", "get", "nowhere").code == 3
+
+
+def test_auth_prints_the_token_alone(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl(
+        *("auth", "--agent-id", "worker-1", "--agent-type", "worker", "--namespace", "production"),
+        *("--capabilities", "task-execution", "--scope", "read:tasks", "--ttl", "30m"),
+    )
+    assert (outcome.code, outcome.out) == (0, "signed.token.value\n")
+    assert "meshctl token revoke --family fam-1" in outcome.err
+    request = meshd.sent(auth_service_pb2.IssueTokenRequest)
+    assert (request.agent_id, request.namespace, request.lifetime.seconds) == ("worker-1", "production", 1800)
+    assert (list(request.scope), list(request.capabilities)) == (["read:tasks"], ["task-execution"])
+
+
+def test_tokens(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshd.tokens["good"] = auth_service_pb2.IntrospectTokenResponse(
+        active=True, subject="agent:production/worker-1"
+    )
+    assert meshctl("token", "introspect", "good").out.splitlines()[0] == "Active:  yes"
+    assert "no: TOKEN_INVALID" in meshctl("token", "introspect", "-", stdin=b"bad\n").out
+    assert meshctl("token", "introspect").code == 2
+    join = meshctl("token", "join-token", "--agent-id", "a", "--agent-type", "critic", "--max-uses", "3")
+    assert join.out == "join-me\n"
+    request = meshd.sent(auth_service_pb2.CreateJoinTokenRequest)
+    assert (request.namespace, request.max_uses, request.type) == ("default", 3, agent_pb2.AGENT_TYPE_CRITIC)
+    assert "01" * 32 in meshctl("token", "keys").out
+    assert meshctl("token", "revoke", "--family", "fam-1").out.startswith("Revoked family fam-1")
+    assert meshctl("token", "revoke", "good").code == 0
+    assert meshd.sent(auth_service_pb2.RevokeTokenRequest).token == "good"
+    assert meshctl("token", "revoke", "good", "--family", "x").code == 2
+
+
+def test_agent_revoke(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("agent", "revoke", "worker-1", "--reason", "stolen laptop")
+    assert outcome.out.startswith("Revoked agent worker-1")
+    request = fleet.sent(auth_service_pb2.RevokeTokenRequest)
+    assert (request.namespace, request.agent_id, request.reason) == (
+        "production",
+        "worker-1",
+        "stolen laptop",
+    )
+    assert meshctl("agent", "revoke", "nobody").code == 3
+
+
+def test_audit_list(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("audit", "list", "--denied", "--method", "SubmitTask")
+    assert "operator:local" in outcome.out
+    assert "no: ACCESS_DENIED" in outcome.out
+    assert meshd.sent(auth_service_pb2.ListAuditEventsRequest).denied_only
+    assert meshctl("audit", "list", "-o", "json").json["events"][0]["method"] == "SubmitTask"
+
+
+def test_version(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    assert meshctl("version").out.splitlines()[1] == f"meshd 9.9.9 at {meshd.address}"
+    assert meshctl("version", "-o", "json").json["meshd"] == "9.9.9"

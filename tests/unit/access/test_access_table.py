@@ -1,0 +1,101 @@
+"""The access table, cell by cell, against an expectation written out by hand: it shares nothing with the code."""
+
+import itertools
+
+import pytest
+
+from meshd.domain.access import ACCESS_TABLE, AccessRule, Action, Principal, Scope, decide, type_allows
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.values import AgentType
+
+RESOURCES = (
+    "agents",
+    "tasks",
+    "results",
+    "integrations",
+    "data",
+    "policies",
+    "acl",
+    "audit",
+    "reviews",
+    "feedback",
+    "metrics",
+    "namespaces",
+    "mesh",
+    "messages",
+    "keys",
+)
+ACTIONS = ("read", "write", "execute", "admin")
+
+# One line per type and resource: what may be done with it. A resource that is not named: nothing.
+EVERYTHING = {resource: "read write execute admin" for resource in RESOURCES}
+EXPECTED = {
+    "orchestrator": EVERYTHING,
+    "worker": {
+        "tasks": "read execute",
+        "results": "read execute",
+    },
+    "monitor": {resource: "read" for resource in RESOURCES},
+    "integrator": {
+        "integrations": "read write",
+        "data": "read write",
+    },
+    "governor": {
+        "policies": "read write admin",
+        "acl": "read write admin",
+        "audit": "read write admin",
+    },
+    "critic": {
+        "reviews": "read write",
+        "feedback": "read write",
+        "metrics": "read write",
+    },
+}
+CELLS = list(itertools.product(EXPECTED, ACTIONS, RESOURCES))
+
+
+def agent(kind: str, scope: tuple[str, ...] = ()) -> Principal:
+    return Principal(
+        "agent", f"agent:blue/{kind}", "blue", kind, AgentType[kind.upper()], scope=scope, expire_ms=1
+    )
+
+
+def test_every_type_has_a_row():
+    assert {kind.name.lower() for kind in ACCESS_TABLE} == set(EXPECTED)
+    assert len(CELLS) == 6 * 4 * len(RESOURCES)
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_each_cell(kind):
+    for action, resource in itertools.product(ACTIONS, RESOURCES):
+        expected = action in EXPECTED[kind].get(resource, "").split()
+        assert type_allows(AgentType[kind.upper()], action, resource) is expected, (kind, action, resource)
+        rule = AccessRule(Action[action.upper()], resource, Scope.NAMESPACE)
+        try:
+            decide(agent(kind), rule, "blue")
+            decided = True
+        except Refusal as refusal:
+            assert refusal.reason is Reason.ACCESS_DENIED
+            decided = False
+        assert decided is expected, (kind, action, resource)
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_scope_only_narrows(kind):
+    for action, resource in itertools.product(ACTIONS, RESOURCES):
+        allowed = action in EXPECTED[kind].get(resource, "").split()
+        rule = AccessRule(Action[action.upper()], resource, Scope.NAMESPACE)
+        for scope, covers in (
+            (("*:*",), True),
+            ((f"{action}:*",), True),
+            ((f"*:{resource}",), True),
+            ((f"{action}:{resource}",), True),
+            (("read:nothing",), False),
+            ((f"{action}:nothing", f"{action}x:{resource}"), False),
+        ):
+            try:
+                decide(agent(kind, scope), rule, "")
+                decided = True
+            except Refusal:
+                decided = False
+            assert decided is (allowed and covers), (kind, action, resource, scope)
