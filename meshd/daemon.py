@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -51,7 +52,7 @@ from meshd.ports.store import Restored, StorageError
 from meshd.security.keys import KeyFileError, jwks, load_signing_key
 from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
-from meshd.store.sqlite import SqliteStore
+from meshd.store0.sqlite import SqliteStore
 from meshd.wire import server as wire
 from meshd.wire.access_rules import load_rules
 from meshd.wire.chain import Chain
@@ -105,17 +106,22 @@ async def run(settings: Settings) -> int:
     with _start_errors():
         store = SqliteStore(Path(settings.data_dir), settings.min_free_mib * MIB)
     try:
-        code = await _serve(settings, store, certificate)
+        code, limit = await _serve(settings, store, certificate)
     finally:
         try:
             store.close()
         except Exception:
             log.exception("the store could not be closed; the next start recovers what it left")
+    if limit is not None:
+        limit.cancel()
     log.info("meshd stopped", code=code)
     return code
 
 
-async def _serve(settings: Settings, store: SqliteStore, certificate: tls.Tls | None) -> int:
+async def _serve(
+    settings: Settings, store: SqliteStore, certificate: tls.Tls | None
+) -> tuple[int, threading.Timer | None]:
+    """Return the exit code and what limits the rest of the end; None when it must not be lifted, as threads hang."""
     readiness = Readiness()
     metrics = Metrics()
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -144,13 +150,13 @@ async def _serve(settings: Settings, store: SqliteStore, certificate: tls.Tls | 
         sd_notify.notify("READY=1")
         log.info("meshd ready", **addresses, data_dir=settings.data_dir, open_tasks=open_tasks, pid=os.getpid())
         code = await ended
-        process.end_later(code, EXIT_WITHIN_S)
+        limit = process.end_later(code, EXIT_WITHIN_S)
         readiness.withdraw("shutting down")
         sd_notify.notify("STOPPING=1")
         log.info("meshd stops")
         sweeper.cancel()
-        await _take_down(parts)
-    return code
+        finished = await _take_down(parts)
+    return code, limit if finished else None
 
 
 def _compose(
@@ -160,7 +166,7 @@ def _compose(
     metrics: Metrics,
     storage_failed: Callable[[StorageError], None],
 ) -> Parts:
-    tokens = JwtTokens(load_signing_key(Path(settings.data_dir) / "keys"))
+    tokens = JwtTokens(load_signing_key(Path(settings.data_dir) / "keys"), settings.issuer)
     rules = SessionRules(
         beat_interval_ms=settings.beat_interval_ms,
         lease_ttl_ms=settings.lease_ttl_ms,
@@ -256,19 +262,21 @@ async def _listening(
             await asyncio.to_thread(http.stop)
 
 
-async def _take_down(parts: Parts) -> None:
-    """Refuse new calls, send agents away, make durable what is pending."""
+async def _take_down(parts: Parts) -> bool:
+    """Refuse new calls, send agents away, make durable what is pending; False when the storage hangs."""
     calls = asyncio.create_task(parts.server.stop(CALLS_GRACE_S))
     try:
         await asyncio.wait_for(parts.mesh.shutdown(), FLUSH_GRACE_S)
     except TimeoutError:
         log.warning("the storage did not take the last changes in time; none of them was acknowledged")
+        return False
     finally:
         await calls
+    return True
 
 
 def _public_keys(authority: Authority) -> dict[str, Any]:
-    return jwks([record.public_key for record in authority.keys()])
+    return jwks([record.public_key for record in authority.public_keys()])
 
 
 def _report_incident(incident_id: str, method: str, error: BaseException) -> None:

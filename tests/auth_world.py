@@ -110,9 +110,13 @@ class World:
         return World(self.key, restored_from(self.writes), self.now_ms, self.namespaces)
 
     def call(self, principal: Principal = LOCAL_OPERATOR, method: str = "Test") -> Call:
-        return Call(principal, method, "socket" if principal.via_socket else "127.0.0.1", RULE, principal.namespace)
+        return Call(
+            principal, method, "socket" if principal.via_socket else "127.0.0.1", RULE, principal.namespace
+        )
 
-    async def issue(self, agent_id: str, kind: AgentType, by: Principal = LOCAL_OPERATOR, **grant: Any) -> IssuedToken:
+    async def issue(
+        self, agent_id: str, kind: AgentType, by: Principal = LOCAL_OPERATOR, **grant: Any
+    ) -> IssuedToken:
         lifetime_ms = grant.pop("lifetime_ms", 3_600_000)
         namespace = grant.pop("namespace", by.namespace or "blue")
         wanted = Grant(namespace, agent_id, kind, grant.pop("capabilities", ("*",)), grant.pop("scope", ()))
@@ -133,7 +137,10 @@ class World:
 
     async def join_token(self, agent_id: str, by: Principal = LOCAL_OPERATOR, **grant: Any) -> str:
         wanted = Grant(
-            by.namespace or "blue", agent_id, grant.pop("kind", AgentType.WORKER), grant.pop("capabilities", ("*",))
+            by.namespace or "blue",
+            agent_id,
+            grant.pop("kind", AgentType.WORKER),
+            grant.pop("capabilities", ("*",)),
         )
         uses, lifetime_ms = grant.pop("max_uses", 1), grant.pop("lifetime_ms", 600_000)
         return (await self.enrolment.create_join_token(self.call(by), wanted, lifetime_ms, uses)).value
@@ -141,7 +148,9 @@ class World:
     async def renew(self, agent_id: str, key: AgentKey, namespace: str = "blue") -> IssuedToken:
         call = self.call(ANONYMOUS)
         nonce = self.enrolment.challenge(call, namespace, agent_id)
-        return await self.enrolment.renew(call, namespace, agent_id, nonce, key.prove(namespace, agent_id, nonce))
+        return await self.enrolment.renew(
+            call, namespace, agent_id, nonce, key.prove(namespace, agent_id, nonce)
+        )
 
 
 def new_world(directory: Path) -> World:

@@ -48,8 +48,16 @@ def _setting(
     bounds: tuple[int, int] = (0, 0),
     choices: tuple[str, ...] = (),
     shown_default: str = "",
+    example: str = "",
 ) -> Any:
-    metadata = {"group": group, "text": text, "bounds": bounds, "choices": choices, "shown": shown_default}
+    metadata = {
+        "group": group,
+        "text": text,
+        "bounds": bounds,
+        "choices": choices,
+        "shown": shown_default,
+        "example": example,
+    }
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -64,6 +72,7 @@ class Settings:
         "Files and addresses",
         "Directory of the database, the signing keys and the lock; made with mode 0700 when absent.",
         shown_default="$XDG_STATE_HOME/meshd or ~/.local/state/meshd; /var/lib/meshd for root",
+        example="/var/lib/meshd",
     )
     listen: str = _setting(
         "127.0.0.1:7600",
@@ -73,8 +82,9 @@ class Settings:
     socket: str = _setting(
         _default_socket,
         "Files and addresses",
-        'Operator socket. Whoever may open it acts as the local operator, without a token. "" turns it off.',
+        'Operator socket. Whoever may open it is the local operator, without a token; "" turns it off.',
         shown_default="$XDG_RUNTIME_DIR/agentmesh/meshd.sock, else /run/meshd/meshd.sock",
+        example="/run/meshd/meshd.sock",
     )
     socket_mode: str = _setting(
         "0600", "Files and addresses", "Permissions of the operator socket, in octal; never for others."

@@ -1,1 +1,1 @@
-"""Durable state in SQLite."""
+"""Durable state in SQLite: ``sqlite.SqliteStore`` is the store; every other file here serves it."""

@@ -25,7 +25,7 @@ from meshd.domain.handlers.submit import cancel_frame
 from meshd.domain.limits import MAX_SLOTS
 from meshd.domain.liveness import ttl_s
 from meshd.domain.state import Namespace, Timer
-from meshd.domain.values import Agent, AttemptState, Health, Now, Session
+from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, Now, Session
 
 
 def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
@@ -49,6 +49,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
             ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, ""
         )
         ns.agents[agent_id] = agent
+    _inherit(agent.spec, command.spec)
     agent.spec = command.spec
     session = Session(
         command.session_id,
@@ -70,6 +71,14 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
     )
     out.writes.agents[ns.name, agent_id] = agent
     out.replies.append((command.ticket, Registered(agent, session)))
+
+
+def _inherit(declared: AgentSpec, spec: AgentSpec) -> None:
+    """Let what the process left out be as it was declared, or as its last session had it."""
+    spec.name = spec.name or declared.name
+    spec.labels = spec.labels or declared.labels
+    if not spec.host and not spec.port:
+        spec.host, spec.port, spec.dns_name = declared.host, declared.port, declared.dns_name
 
 
 def deregister(ns: Namespace, command: Deregister, now: Now, out: Effects) -> None:

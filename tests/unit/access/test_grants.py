@@ -4,7 +4,14 @@ import pytest
 
 from meshd.domain.access import LOCAL_OPERATOR, Principal
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.grants import MAX_DESCENT, check_grant, child_family, family_prefixes, holder, is_operator_family
+from meshd.domain.grants import (
+    MAX_DESCENT,
+    check_grant,
+    child_family,
+    family_prefixes,
+    holder,
+    is_operator_family,
+)
 from meshd.domain.values import AgentType
 
 # Written out by hand: who may grant which types.
@@ -19,9 +26,7 @@ GRANTS = {
 
 
 def holding(kind: AgentType, capabilities=("*",), scope=()) -> Principal:
-    return Principal(
-        "agent", "agent:blue/a", "blue", "a", kind, frozenset(capabilities), scope, expire_ms=1
-    )
+    return Principal("agent", "agent:blue/a", "blue", "a", kind, frozenset(capabilities), scope, expire_ms=1)
 
 
 def allowed(caller, kind, capabilities=(), scope=()) -> bool:

@@ -33,7 +33,9 @@ def test_a_directory_that_others_may_enter_is_refused(tmp_path):
         load_signing_key(tmp_path / "keys")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
 def test_a_damaged_key_is_named(tmp_path, content):
     load_signing_key(tmp_path / "keys")
     (tmp_path / "keys" / KEY_FILE).write_bytes(content)

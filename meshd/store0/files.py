@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from meshd.ports.store import StorageError
-from meshd.store.schema import REVISION
+from meshd.store0.schema import REVISION
 
 LOCK_NAME = "lock"
 DATABASE_NAME = "mesh.db"
@@ -103,7 +103,7 @@ def _migrate(path: Path, writer: sqlite3.Connection) -> None:
     found = _revision(writer)
     if found == REVISION:
         return
-    from meshd.store.migrating import is_known, upgrade  # Alembic takes its time to import; most starts need none
+    from meshd.store0.migrating import is_known, upgrade  # Alembic takes its time to import; most starts need none
 
     if found is not None:
         if not is_known(found):

@@ -9,7 +9,7 @@ from sqlalchemy import Table, bindparam, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 
-from meshd.store import schema
+from meshd.store0 import schema
 
 
 def _insert(table: Table, *, replace: bool = False, leave_out: tuple[str, ...] = ()) -> str:

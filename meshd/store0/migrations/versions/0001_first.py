@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from meshd.store.schema import metadata
+from meshd.store0.schema import metadata
 
 revision = "0001"
 down_revision = None

@@ -28,9 +28,9 @@ from meshd.domain.records import (
 )
 from meshd.domain.values import EndedAttempt, NamespaceInfo, Task, TaskState
 from meshd.ports.store import AuditFilter, Restored, StorageError, StoredDigest, TaskFilter
-from meshd.store import hot, rows
-from meshd.store import schema as s
-from meshd.store.files import open_database
+from meshd.store0 import hot, rows
+from meshd.store0 import schema as s
+from meshd.store0.files import open_database
 
 SPACE_CHECK_INTERVAL_S = 1.0
 LOOKUP_CHUNK = 500

@@ -1,0 +1,275 @@
+"""Recognising and revoking: what was revoked is refused everywhere, with all that came from it."""
+
+import asyncio
+
+import pytest
+
+from meshd.domain.access import LOCAL_OPERATOR, AccessRule, Action, Call, Scope
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.values import AgentType
+from meshd.engine.authority import MAX_CACHED_TOKENS, Target
+from meshd.engine.token_streams import EXPIRY_GRACE_MS
+from tests.auth_world import AgentKey, World
+
+pytestmark = pytest.mark.anyio
+WORK = AccessRule(Action.EXECUTE, "tasks", Scope.NAMESPACE, audit=True)
+HOUR_MS = 3_600_000
+
+
+def reason_of(world: World, token: str) -> Reason | None:
+    try:
+        world.authority.authenticate(token)
+    except Refusal as refusal:
+        return refusal.reason
+    return None
+
+
+async def revoke(world: World, by=LOCAL_OPERATOR, namespace="blue", **target) -> int:
+    return await world.authority.revoke(world.call(by), namespace, Target(**target), "words")
+
+
+async def refusal(awaitable) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        await awaitable
+    return caught.value
+
+
+async def test_expiry_and_revocation_are_checked_on_cached_tokens(world):
+    token = (await world.join("w-1", AgentKey())).value
+    first = world.authority.authenticate(token)
+    assert world.authority.authenticate(token) is first
+    on_socket = world.authority.authenticate(token, via_socket=True)
+    assert on_socket.via_socket
+    assert not first.via_socket
+    world.now_ms += HOUR_MS - 1
+    assert reason_of(world, token) is None
+    world.now_ms += 1
+    assert reason_of(world, token) is Reason.TOKEN_EXPIRED
+    assert reason_of(world, token) is Reason.TOKEN_EXPIRED
+
+
+async def test_the_cache_is_bounded(world, monkeypatch):
+    monkeypatch.setattr("meshd.engine.authority.MAX_CACHED_TOKENS", 10)
+    assert MAX_CACHED_TOKENS > 1_000
+    for number in range(30):
+        token = await world.issue(f"w-{number}", AgentType.WORKER)
+        world.authority.authenticate(token.value)
+    assert len(world.authority._cache[False]) == 10
+
+
+async def test_revoking_a_token_ends_its_family(world):
+    key = AgentKey()
+    first = await world.join("w-1", key)
+    renewed = await world.renew("w-1", key)
+    other = await world.join("w-2", AgentKey())
+    for token in (first, renewed, other):
+        world.authority.authenticate(token.value)
+    await revoke(world, token=first.value)
+    for current in (world, world.restart()):
+        assert reason_of(current, first.value) is Reason.TOKEN_REVOKED
+        assert reason_of(current, renewed.value) is Reason.TOKEN_REVOKED
+        assert reason_of(current, other.value) is None
+        assert (await refusal(current.renew("w-1", key))).reason is Reason.TOKEN_REVOKED
+    assert (await refusal(world.join("w-1", key))).reason is Reason.JOIN_TOKEN_INVALID, (
+        "not even over the socket"
+    )
+    record = world.writes.audit[-1]
+    assert (record.method, record.reason, record.namespace) == ("Test", "words", "blue")
+    assert first.value not in repr(world.writes)
+
+
+async def test_an_expired_token_can_still_be_revoked(world):
+    key = AgentKey()
+    token = await world.join("w-1", key)
+    world.now_ms += 2 * HOUR_MS
+    await revoke(world, token=token.value)
+    assert (await refusal(world.renew("w-1", key))).reason is Reason.TOKEN_REVOKED
+
+
+async def test_revoking_an_agent_ends_its_tokens_its_key_and_its_join_tokens(world):
+    key = AgentKey()
+    joined = await world.join("w-1", key)
+    issued = await world.issue("w-1", AgentType.WORKER)
+    waiting = await world.join_token("w-1")
+    await revoke(world, agent_id="w-1")
+    assert world.revoked_agents == [("blue", "w-1")]
+    for current in (world, world.restart()):
+        assert reason_of(current, joined.value) is Reason.TOKEN_REVOKED
+        assert reason_of(current, issued.value) is Reason.TOKEN_REVOKED
+        assert (await refusal(current.renew("w-1", key))).reason is Reason.PROOF_INVALID
+        assert (await refusal(current.join("w-1", key, waiting))).reason is Reason.JOIN_TOKEN_INVALID
+        assert (await refusal(current.join("w-1", key))).reason is Reason.JOIN_TOKEN_INVALID
+    # An operator may let it return; what was revoked stays so.
+    returned = await world.join("w-1", key, await world.join_token("w-1"))
+    assert reason_of(world, returned.value) is None
+    assert reason_of(world, joined.value) is Reason.TOKEN_REVOKED
+    assert await world.renew("w-1", key)
+    assert reason_of(world, (await world.issue("w-1", AgentType.WORKER)).value) is None
+
+
+async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world):
+    for how in ("token", "agent"):
+        current = world.restart()
+        name = f"boss-{how}"
+        boss_token = await current.issue(name, AgentType.ORCHESTRATOR)
+        boss = current.authority.authenticate(boss_token.value)
+        issued = await current.issue("deputy", AgentType.ORCHESTRATOR, by=boss)
+        deputy = current.authority.authenticate(issued.value)
+        grandchild = await current.issue("w-1", AgentType.WORKER, by=deputy)
+        key = AgentKey()
+        joined = await current.join("w-2", key, await current.join_token("w-2", by=deputy))
+        waiting = await current.join_token("w-3", by=boss)
+        other = await current.issue("w-4", AgentType.WORKER)
+        everything = (boss_token, issued, grandchild, joined)
+        assert [reason_of(current, token.value) for token in everything] == [None] * 4
+        await revoke(current, **({"token": boss_token.value} if how == "token" else {"agent_id": name}))
+        for after in (current, current.restart()):
+            assert [reason_of(after, token.value) for token in everything] == [Reason.TOKEN_REVOKED] * 4
+            assert reason_of(after, other.value) is None
+            assert (await refusal(after.renew("w-2", key))).reason is Reason.TOKEN_REVOKED
+            assert (await refusal(after.join("w-3", AgentKey(), waiting))).reason is Reason.JOIN_TOKEN_INVALID
+
+
+async def test_revoking_a_named_operator_reaches_every_namespace(world):
+    token = await world.issue_operator("eve")
+    eve = world.authority.authenticate(token.value)
+    blue = await world.issue("w-1", AgentType.WORKER, by=eve, namespace="blue")
+    red = await world.issue("w-1", AgentType.WORKER, by=eve, namespace="red")
+    await revoke(world, namespace="", token=token.value)
+    for value in (token.value, blue.value, red.value):
+        assert reason_of(world, value) is Reason.TOKEN_REVOKED
+        assert reason_of(world.restart(), value) is Reason.TOKEN_REVOKED
+
+
+async def test_revocation_stays_within_the_namespace(world):
+    governor = world.authority.authenticate((await world.issue("gov", AgentType.GOVERNOR)).value)
+    red = await world.issue("w-1", AgentType.WORKER, namespace="red")
+    eve = await world.issue_operator("eve")
+    assert (await refusal(revoke(world, governor, token=red.value))).reason is Reason.NAMESPACE_MISMATCH
+    await revoke(world, governor, family=red.family)
+    await revoke(world, governor, agent_id="w-1")
+    assert reason_of(world, red.value) is None
+    for target in ({"token": eve.value}, {"family": eve.family}):
+        assert (await refusal(revoke(world, governor, **target))).reason is Reason.ACCESS_DENIED
+    assert reason_of(world, eve.value) is None
+    assert (await refusal(revoke(world, family="garbage"))).reason is Reason.INVALID_ARGUMENT
+    assert (await refusal(revoke(world, namespace="", agent_id="w-1"))).reason is Reason.FIELD_REQUIRED
+    assert (await refusal(revoke(world, token="a.b.c"))).reason is Reason.TOKEN_INVALID
+
+
+async def test_introspection(world):
+    boss = world.authority.authenticate((await world.issue("boss", AgentType.ORCHESTRATOR)).value)
+    worker_token = await world.issue("w-1", AgentType.WORKER)
+    worker = world.authority.authenticate(worker_token.value)
+    red = await world.issue("w-1", AgentType.WORKER, namespace="red")
+
+    def introspect(by, token):
+        return world.authority.introspect(world.call(by), token)
+
+    assert introspect(worker, "").principal is worker
+    assert introspect(worker, worker_token.value) == introspect(boss, worker_token.value)
+    assert introspect(boss, worker_token.value).inactive_reason == ""
+    with pytest.raises(Refusal):
+        introspect(worker, (await world.issue("w-2", AgentType.WORKER)).value)
+    assert introspect(boss, red.value) == (None, "NAMESPACE_MISMATCH")
+    assert introspect(LOCAL_OPERATOR, red.value).inactive_reason == ""
+    assert introspect(boss, "nonsense") == (None, "TOKEN_INVALID")
+    await revoke(world, agent_id="w-1")
+    assert introspect(boss, worker_token.value).inactive_reason == "TOKEN_REVOKED"
+    world.now_ms += HOUR_MS
+    assert introspect(boss, worker_token.value).inactive_reason == "TOKEN_EXPIRED"
+
+
+async def test_signing_key_is_recorded_once(world):
+    (key,) = world.writes.signing_keys
+    assert world.authority.public_keys() == [key]
+    again = world.restart()
+    assert not again.writes.signing_keys
+    assert again.authority.public_keys() == [key]
+
+
+class Watched:
+    """A stream that runs until it is ended."""
+
+    def __init__(self, world: World, token: str) -> None:
+        principal = world.authority.authenticate(token)
+        self.call = Call(principal, "Work", "", WORK, principal.namespace)
+        self.task = asyncio.create_task(self._run(world))
+
+    async def _run(self, world: World) -> None:
+        with world.authority.stream(self.call):
+            await asyncio.sleep(60)
+
+    async def refusal(self) -> Refusal:
+        return await refusal(asyncio.wait_for(self.task, 2))
+
+
+async def test_revocation_ends_live_streams(world):
+    w1 = Watched(world, (await world.join("w-1", AgentKey())).value)
+    w2 = Watched(world, (await world.join("w-2", AgentKey())).value)
+    await asyncio.sleep(0)
+    assert await revoke(world, agent_id="w-1") == 1
+    assert (await w1.refusal()).reason is Reason.TOKEN_REVOKED
+    assert await revoke(world, agent_id="w-1") == 0
+    assert not w2.task.done()
+    w2.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await w2.task
+    assert len(world.authority._streams) == 0
+
+
+async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world):
+    key = AgentKey()
+    short = await world.issue("w-1", AgentType.WORKER, lifetime_ms=1_000)
+    ending = Watched(world, short.value)
+    kept = Watched(world, short.value)
+    await world.join("w-1", key)
+    await asyncio.sleep(0)
+    world.authority.reauthenticate(kept.call.stream, (await world.renew("w-1", key)).value)
+    assert kept.call.principal.expire_ms == world.now_ms + HOUR_MS
+    # The wall clock jumps ahead: that alone ends no stream, its time is counted on the monotonic clock.
+    world.now_ms += 10 * HOUR_MS
+    await asyncio.sleep(0.01)
+    assert not ending.task.done()
+    # Arming anew stands for the passage of time.
+    world.now_ms = short.expire_ms + EXPIRY_GRACE_MS
+    ending.call.stream.arm()
+    assert (await ending.refusal()).reason is Reason.TOKEN_EXPIRED
+    assert not kept.task.done()
+    kept.task.cancel()
+
+
+async def test_a_fresh_token_must_be_of_the_same_subject_and_still_allow_the_stream(world):
+    stream = Watched(world, (await world.issue("w-1", AgentType.WORKER)).value)
+    await asyncio.sleep(0)
+    before = stream.call.principal
+
+    async def reason(agent_id, kind, **grant):
+        token = await world.issue(agent_id, kind, **grant)
+        with pytest.raises(Refusal) as caught:
+            world.authority.reauthenticate(stream.call.stream, token.value)
+        return caught.value.reason
+
+    assert await reason("w-2", AgentType.WORKER) is Reason.IDENTITY_MISMATCH
+    assert await reason("w-1", AgentType.WORKER, namespace="red") is Reason.IDENTITY_MISMATCH
+    assert await reason("w-1", AgentType.MONITOR) is Reason.ACCESS_DENIED
+    assert await reason("w-1", AgentType.WORKER, scope=("read:tasks",)) is Reason.ACCESS_DENIED
+    assert stream.call.principal is before
+    stream.task.cancel()
+
+
+async def test_a_handler_that_swallows_the_end_is_ended_all_the_same(world):
+    principal = world.authority.authenticate((await world.join("w-1", AgentKey())).value)
+    call = Call(principal, "Work", "", WORK, "blue")
+
+    async def stubborn() -> None:
+        with world.authority.stream(call):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await revoke(world, agent_id="w-1")
+    assert (await refusal(task)).reason is Reason.TOKEN_REVOKED

@@ -1,0 +1,224 @@
+"""Joining, renewing and issuing."""
+
+import asyncio
+
+import pytest
+
+from meshd.domain.access import ANONYMOUS
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.values import AgentType
+from tests.auth_world import AgentKey, World
+
+pytestmark = pytest.mark.anyio
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+async def refusal(awaitable) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        await awaitable
+    return caught.value
+
+
+async def test_a_worker_joins_over_the_socket(world):
+    token = await world.join("w-1", AgentKey())
+    principal = world.authority.authenticate(token.value)
+    assert (principal.subject, principal.namespace, principal.agent_id) == ("agent:blue/w-1", "blue", "w-1")
+    assert principal.agent_type is AgentType.WORKER
+    assert principal.capabilities == {"*"}
+    assert principal.expire_ms == token.expire_ms == world.now_ms + HOUR_MS
+    assert token.identity_expire_ms == world.now_ms + 30 * DAY_MS
+    assert world.counting.settles == 1
+    (record,) = world.writes.audit
+    assert (record.namespace, record.subject, record.peer, record.object) == (
+        "blue",
+        "operator:local",
+        "socket",
+        "agent:w-1",
+    )
+
+
+async def test_only_workers_and_only_over_the_socket_without_a_join_token(world):
+    key = AgentKey()
+    for kind in AgentType:
+        if kind is not AgentType.WORKER:
+            assert (await refusal(world.join("x", key, kind=kind))).reason is Reason.JOIN_TOKEN_INVALID
+    assert (await refusal(world.join("x", key, by=ANONYMOUS))).reason is Reason.JOIN_TOKEN_INVALID
+    assert not world.writes
+
+
+async def test_a_join_token_is_bound(world):
+    token = await world.join_token("w-1", kind=AgentType.CRITIC, capabilities=("a", "b"), max_uses=9)
+    assert (
+        await refusal(world.join("w-2", AgentKey(), token, kind=AgentType.CRITIC))
+    ).reason is Reason.JOIN_TOKEN_INVALID
+    assert (await refusal(world.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
+    wrong_namespace = world.join("w-1", AgentKey(), token, kind=AgentType.CRITIC, namespace="red")
+    assert (await refusal(wrong_namespace)).reason is Reason.JOIN_TOKEN_INVALID
+    beyond = world.join("w-1", AgentKey(), token, kind=AgentType.CRITIC, capabilities=("a", "c"))
+    assert (await refusal(beyond)).reason is Reason.GRANT_EXCEEDS_CALLER
+    joined = await world.join("w-1", AgentKey(), token, kind=AgentType.CRITIC, capabilities=("a",))
+    principal = world.authority.authenticate(joined.value)
+    assert principal.capabilities == {"a"}
+    assert principal.agent_type is AgentType.CRITIC
+    assert world.writes.audit[-1].subject == "agent:blue/w-1"
+    for wrong in ("", "x", token[:-1], token + "x"):
+        assert (
+            await refusal(world.join("w-1", AgentKey(), wrong, kind=AgentType.CRITIC, by=ANONYMOUS))
+        ).reason is Reason.JOIN_TOKEN_INVALID
+
+
+async def test_join_tokens_are_stored_hashed_and_expire(world):
+    token = await world.join_token("w-1")
+    assert len(token) >= 43
+    assert token not in repr(world.writes)
+    world.now_ms += 600_000
+    assert (await refusal(world.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
+
+
+async def test_of_64_parallel_joins_with_a_one_use_token_one_succeeds(world):
+    token = await world.join_token("w-1")
+    outcomes = await asyncio.gather(
+        *(world.join("w-1", AgentKey(), token) for _ in range(64)), return_exceptions=True
+    )
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, Refusal)} == {
+        Reason.JOIN_TOKEN_INVALID
+    }
+    again = world.restart()
+    assert (await refusal(again.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
+
+
+async def test_joining_again(world):
+    key = AgentKey()
+    first = await world.join("w-1", key)
+    same = await world.join("w-1", key)
+    assert same.family == first.family
+    assert (await refusal(world.join("w-1", AgentKey()))).reason is Reason.JOIN_TOKEN_INVALID
+    other = AgentKey()
+    replaced = await world.join("w-1", other, await world.join_token("w-1"))
+    assert replaced.family != first.family
+    assert (await refusal(world.renew("w-1", key))).reason is Reason.PROOF_INVALID
+    assert (await world.renew("w-1", other)).family == replaced.family
+
+
+async def test_unknown_namespaces_and_the_system_namespace_take_no_agents(world):
+    for namespace in ("green", "_mesh"):
+        assert (
+            await refusal(world.join("w", AgentKey(), namespace=namespace))
+        ).reason is Reason.NAMESPACE_NOT_FOUND
+        issued = world.issue("w", AgentType.WORKER, namespace=namespace)
+        assert (await refusal(issued)).reason is Reason.NAMESPACE_NOT_FOUND
+
+
+@pytest.mark.parametrize("public_key", [b"", b"short", bytes(32), b"\x01" + bytes(31)])
+async def test_unusable_keys(world, public_key):
+    key = AgentKey()
+    key.public = public_key
+    caught = await refusal(world.join("w-1", key))
+    assert (caught.reason, caught.field) == (Reason.INVALID_ARGUMENT, "public_key")
+
+
+async def test_renewal_needs_the_key_and_works_after_expiry_and_restart(world):
+    key = AgentKey()
+    first = await world.join("w-1", key)
+    world.now_ms += 29 * DAY_MS
+    with pytest.raises(Refusal):
+        world.authority.authenticate(first.value)
+    again = world.restart()
+    token = await again.renew("w-1", key)
+    assert token.family == first.family
+    assert again.authority.authenticate(token.value).subject == "agent:blue/w-1"
+    assert again.writes.audit[-1].subject == "agent:blue/w-1"
+    again.now_ms += 29 * DAY_MS  # Each renewal counts anew: an agent in use never has to join again.
+    assert await again.renew("w-1", key)
+    again.now_ms += 30 * DAY_MS
+    assert (await refusal(again.renew("w-1", key))).reason is Reason.PROOF_INVALID
+
+
+async def test_wrong_proofs(world):
+    key = AgentKey()
+    await world.join("w-1", key)
+    await world.join("w-2", AgentKey())
+    renew = world.enrolment.renew
+    call = world.call(ANONYMOUS)
+    nonce = world.enrolment.challenge(call, "blue", "w-1")
+    good = key.prove("blue", "w-1", nonce)
+    others = world.enrolment.challenge(call, "blue", "w-2")
+    for agent_id, shown, signature in (
+        ("w-1", nonce, b""),
+        ("w-1", b"", good),
+        ("w-1", nonce, good[:-1] + bytes([good[-1] ^ 1])),
+        ("w-1", others, key.prove("blue", "w-1", others)),
+        ("w-2", others, key.prove("blue", "w-2", others)),
+        ("w-3", nonce, good),
+    ):
+        assert (await refusal(renew(call, "blue", agent_id, shown, signature))).reason is Reason.PROOF_INVALID
+    world.now_ms += 60_001
+    assert (await refusal(renew(call, "blue", "w-1", nonce, good))).reason is Reason.PROOF_INVALID
+
+
+async def test_a_challenge_writes_nothing_and_tells_nothing(world):
+    await world.join("w-1", AgentKey())
+    before = len(world.writes.audit)
+    call = world.call(ANONYMOUS)
+    assert len(world.enrolment.challenge(call, "blue", "w-1")) == len(
+        world.enrolment.challenge(call, "blue", "nobody")
+    )
+    assert call.audited
+    assert len(world.writes.audit) == before
+
+
+async def test_issued_tokens_stay_within_the_issuer(world):
+    boss = world.authority.authenticate(
+        (await world.issue("boss", AgentType.ORCHESTRATOR, capabilities=("a",))).value
+    )
+    token = await world.issue(
+        "w", AgentType.WORKER, by=boss, capabilities=("a",), scope=("read:tasks",), lifetime_ms=5_000
+    )
+    principal = world.authority.authenticate(token.value)
+    assert (principal.scope, principal.capabilities) == (("read:tasks",), {"a"})
+    assert principal.expire_ms == world.now_ms + 5_000
+    assert token.identity_expire_ms == 0
+    for kind, grant in (
+        (AgentType.GOVERNOR, {"capabilities": ()}),
+        (AgentType.WORKER, {"capabilities": ("b",)}),
+        (AgentType.WORKER, {}),
+    ):
+        assert (await refusal(world.issue("w", kind, by=boss, **grant))).reason is Reason.GRANT_EXCEEDS_CALLER
+
+
+async def test_a_narrowed_issuer_cannot_widen_itself_by_a_join_token(world):
+    token = await world.issue("boss", AgentType.ORCHESTRATOR, scope=("admin:acl",))
+    narrow = world.authority.authenticate(token.value)
+    assert (await refusal(world.join_token("w", by=narrow))).reason is Reason.GRANT_EXCEEDS_CALLER
+    inherited = world.authority.authenticate((await world.issue("w", AgentType.WORKER, by=narrow)).value)
+    assert inherited.scope == ("admin:acl",)
+
+
+async def test_operators_tokens(world):
+    token = await world.issue_operator("eve")
+    eve = world.authority.authenticate(token.value)
+    assert (eve.kind, eve.subject, eve.namespace, eve.agent_type) == ("operator", "operator:eve", "", None)
+    assert world.writes.audit[-1].namespace == "_mesh"
+    assert await world.issue("w", AgentType.WORKER, by=eve)
+
+
+async def test_secrets_stay_out_of_records_and_refusals(world):
+    join_token = await world.join_token("w-1", max_uses=2)
+    token = await world.join("w-1", AgentKey(), join_token)
+    await world.issue("w-2", AgentType.WORKER)
+    caught = await refusal(world.join("w-2", AgentKey(), join_token))
+    for secret in (join_token, token.value):
+        assert secret not in repr(world.writes)
+        assert secret not in str(caught)
+
+
+def test_whole_seconds(world: World):
+    async def issue() -> None:
+        world.now_ms += 999
+        token = await world.issue("w", AgentType.WORKER, lifetime_ms=1_000)
+        assert token.expire_ms % 1_000 == 0
+        assert world.authority.authenticate(token.value)
+
+    asyncio.run(issue())
