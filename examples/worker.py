@@ -1,8 +1,8 @@
-"""A worker: `python examples/worker.py` on the host of a running meshd."""
+"""A worker: `python examples/worker.py` on the host of a running meshd, with nothing else set up."""
 
 from agentmesh import Agent, TaskContext
 
-agent = Agent()
+agent = Agent("worker-1")
 
 
 @agent.task("data-processing")

@@ -26,6 +26,10 @@ STEADY_S = 10.0
 # More than an agent needs to hand its work back.
 STOP_GRACE_S = 30.0
 
+# Signals this close together are one request.
+SAME_SIGNAL_S = 1.0
+
+_ENDED = 0  # in the queue of signals: the process ended; no signal has this number
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -85,23 +89,25 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 def _wait(process: subprocess.Popen[bytes], events: queue.SimpleQueue[int]) -> int | None:
     """Returns the signal that asks for the end, or None when the process ended by itself."""
-    ended = 0  # no signal has this number
 
     def report_end() -> None:
         process.wait()
-        events.put(ended)
+        events.put(_ENDED)
 
     threading.Thread(target=report_end, name="wait-for-process", daemon=True).start()
     number = events.get()
-    return None if number == ended else number
+    return None if number == _ENDED else number
 
 
 def _stop(process: subprocess.Popen[bytes], number: int, events: queue.SimpleQueue[int]) -> ExitCode:
     _signal_group(process, number)
     note(f"Passed {signal.Signals(number).name} on; waiting up to {STOP_GRACE_S:g} s. Again: kill it.")
+    asked_s = time.monotonic()
     with contextlib.suppress(queue.Empty):
-        # Wakes up when the process ends, or with a second signal.
-        events.get(timeout=STOP_GRACE_S)
+        # Wakes up when the process ends, or with a second signal. Those who signal a whole process group often
+        # signal its leader as well: what comes at once is still the first.
+        while events.get(timeout=STOP_GRACE_S) != _ENDED and time.monotonic() - asked_s < SAME_SIGNAL_S:
+            pass
     killed = process.poll() is None
     _signal_group(process, signal.SIGKILL)
     process.wait()

@@ -7,9 +7,10 @@ exactly while it is QUEUED; a task that is ASSIGNED or RUNNING is in ``held`` of
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from enum import IntEnum
 from itertools import count
+from math import inf
 
 from meshd.domain.effects import Effects
 from meshd.domain.frames import Feature
@@ -71,7 +72,8 @@ class Namespace:
         self.keys = keys
         self.rng = rng
         self.tasks: dict[str, Task] = {}
-        self.recent: dict[str, Task] = {}
+        # An OrderedDict: a plain dict walks over the holes that its removed first items leave.
+        self.recent: OrderedDict[str, Task] = OrderedDict()
         """Tasks that ended lately, oldest first."""
         self.ended_count = 0
         """Rises with every end; tells how far ``recent`` moved since a look into the store."""
@@ -116,12 +118,10 @@ class Namespace:
             (due + seconds, session, fences) for due, session, fences in self.accept_due
         )
 
-    def next_due(self) -> float | None:
-        """Return the monotonic time of the next timer, or None."""
-        dues = [t[0] for t in self._timers[:1]] + [
-            a[0] for a in list(self.accept_due)[:1]
-        ]
-        return min(dues, default=None)
+    def next_due(self) -> float:
+        """Return the monotonic time of the next timer; infinity without one."""
+        due = self._timers[0][0] if self._timers else inf
+        return min(due, self.accept_due[0][0]) if self.accept_due else due
 
     def pop_due(
         self, now_mono: float
@@ -158,7 +158,7 @@ class Namespace:
         self.recent[task.spec.task_id] = task
         self.ended_count += 1
         if len(self.recent) > RECENT_TASKS:
-            del self.recent[next(iter(self.recent))]
+            self.recent.popitem(last=False)
 
     # ---- agents
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 
 class ByteCache:
     """Least recently added bytes go first."""
@@ -9,7 +11,8 @@ class ByteCache:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._items: dict[int, bytes] = {}
+        # An OrderedDict: a plain dict walks over the holes that its removed first items leave.
+        self._items: OrderedDict[int, bytes] = OrderedDict()
 
     def put(self, key: int, value: bytes) -> None:
         """Add bytes."""
@@ -17,7 +20,8 @@ class ByteCache:
         self._items[key] = value
         self._bytes += len(value)
         while self._bytes > self._limit_bytes:
-            self.drop(next(iter(self._items)))
+            _, dropped = self._items.popitem(last=False)
+            self._bytes -= len(dropped)
 
     def get(self, key: int) -> bytes | None:
         """Return the bytes, or None when they are not here any more."""

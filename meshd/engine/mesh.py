@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial
-from random import SystemRandom
+from math import inf
+from random import Random
 from typing import Any
 
 import structlog
@@ -81,7 +82,8 @@ class Mesh:
         self.store = store
         self.rules = rules
         self.observer = observer
-        self.rng = SystemRandom()
+        # Seeded by the system; nothing secret depends on it.
+        self.rng = Random()  # noqa: S311
         self.fleet = Fleet(rules)
         self._keys = Counter(restored.next_key)
         self.namespaces = build(
@@ -102,6 +104,7 @@ class Mesh:
         self._scheduled = False
         self._last_turn_mono = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_mono = inf
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         if restored.tasks:
             self._turn()
@@ -233,7 +236,7 @@ class Mesh:
         due = [
             ns
             for ns in self.namespaces.values()
-            if ns.must_dispatch or (ns.next_due() or 1e18) <= now.mono
+            if ns.must_dispatch or ns.next_due() <= now.mono
         ]
         for ns in due:
             inbox.setdefault(ns, [])
@@ -320,16 +323,19 @@ class Mesh:
             callback()
 
     def _arm(self) -> None:
-        """Have the next timer call a turn."""
-        dues = [
-            due for ns in self.namespaces.values() if (due := ns.next_due()) is not None
-        ]
+        """Have the next timer call a turn. A turn that comes too early finds nothing due and arms again."""
+        due = min(ns.next_due() for ns in self.namespaces.values())
+        if self.closing or due >= self._armed_mono:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if dues and not self.closing:
-            delay_s = max(0.0, min(dues) - time.monotonic())
-            self._timer = self._loop.call_later(delay_s, self._turn)
+        self._armed_mono = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._armed_mono = inf
+        self._turn()
 
     def _sweep(self) -> None:
         if self.closing:

@@ -16,6 +16,7 @@ from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
 from meshd.domain.errors import Reason, Refusal
+from meshd.domain.grants import holder, is_operator_family
 from meshd.domain.records import SigningKeyRecord
 from meshd.domain.values import AgentType
 from meshd.ports.tokens import TokenClaims
@@ -133,12 +134,12 @@ def _read_claims(content: Any, issuer: str, now_s: int, *, allow_expired: bool) 
             raise _invalid(f"its claim {claim} has the wrong type")
     if content["iss"] != issuer or content["aud"] != AUDIENCE:
         raise _invalid("it was issued by or for somebody else")
-    if not content["jti"] or not content["fam"] or content["gen"] < 0:
-        raise _invalid("its claims jti, fam or gen are empty")
+    if not content["jti"]:
+        raise _invalid("its claim jti is empty")
     agent_type = _read_holder(content)
-    begin_s, expire_s = max(content["iat"], content["nbf"]), content["exp"]
-    if not 0 < expire_s - content["iat"] <= MAX_LIFETIME_S:
-        raise _invalid(f"its lifetime is not within {MAX_LIFETIME_S} s")
+    begin_s, expire_s = content["iat"], content["exp"]
+    if begin_s < 0 or content["nbf"] != begin_s or not 0 < expire_s - begin_s <= MAX_LIFETIME_S:
+        raise _invalid(f"its claims iat, nbf and exp span no lifetime within {MAX_LIFETIME_S} s")
     if begin_s > now_s + CLOCK_SKEW_S:
         raise _invalid("it is not valid yet; compare the clocks")
     if expire_s <= now_s and not allow_expired:
@@ -158,20 +159,22 @@ def _read_claims(content: Any, issuer: str, now_s: int, *, allow_expired: bool) 
 
 
 def _read_holder(content: dict[str, Any]) -> AgentType | None:
-    """Check that sub, ns and agent_type speak of the same holder."""
+    """Check that sub, ns, agent_type, fam and gen speak of the same holder."""
     kind, _, name = content["sub"].partition(":")
     namespace, word = content["ns"], content["agent_type"]
+    family, generation = content["fam"], content["gen"]
     if kind == "operator" and name and not namespace and not word:
-        return None
+        if is_operator_family(family) and generation == 0:
+            return None
     owner, _, agent_id = name.partition("/")
-    if kind == "agent" and namespace and owner == namespace and agent_id and "/" not in agent_id:
+    if kind == "agent" and namespace and owner == namespace and holder(family) == (agent_id, generation):
         try:
             agent_type = AgentType[word.upper()]
         except KeyError:
             raise _invalid("its claim agent_type is unknown") from None
         if agent_type.name.lower() == word:
             return agent_type
-    raise _invalid("its claims sub, ns and agent_type do not agree")
+    raise _invalid("its claims sub, ns, agent_type, fam and gen do not agree")
 
 
 def _invalid(why: str) -> Refusal:

@@ -16,8 +16,8 @@ from meshd.domain.errors import Reason, Refusal
 
 DOMAIN: Final = "agentmesh"
 DETAILS_KEY: Final = "grpc-status-details-bin"
-MAX_MESSAGE_CHARACTERS: Final = 1_000
-"""Metadata is bounded on most clients; twice this and the details fit their 8 KiB."""
+MAX_MESSAGE_BYTES: Final = 600
+"""Most clients take 8 KiB of metadata; the message travels three times, once with every byte escaped as three."""
 
 _Code = grpc.StatusCode
 CODES: Final[dict[Reason, grpc.StatusCode]] = {
@@ -55,7 +55,7 @@ CODES: Final[dict[Reason, grpc.StatusCode]] = {
 
 def to_status(refusal: Refusal) -> status_pb2.Status:
     """Return the google.rpc.Status of a refusal; also the per-item error of batch replies."""
-    message = refusal.message[:MAX_MESSAGE_CHARACTERS]
+    message = refusal.message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")
     details: list[any_pb2.Any] = []
 
     def attach(

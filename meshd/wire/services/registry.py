@@ -216,7 +216,10 @@ def namespaces(mesh: Mesh, call: Call) -> list[Namespace]:
 
 
 def agent_not_found(namespace: str, agent_id: str) -> Refusal:
-    """Return the refusal for an unknown agent."""
+    """Return the refusal for an unknown agent; without a namespace it was looked for in all."""
+    if not namespace:
+        message = f"no agent {agent_id} in any namespace you may read; `meshctl discover` shows the agents"
+        return Refusal(Reason.AGENT_NOT_FOUND, message)
     message = f"no agent {agent_id} in namespace {namespace}; `meshctl discover --namespace {namespace}` shows its agents"
     return Refusal(Reason.AGENT_NOT_FOUND, message)
 

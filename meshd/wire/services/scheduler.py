@@ -102,9 +102,8 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         past = await self._mesh.commits.read(
             self._mesh.store.list_attempts, task.key, MAX_PAST_ATTEMPTS
         )
-        current = 0 if task.terminal else task.attempt
         message.past_attempts.extend(
-            codec.ended_attempt_to(a) for a in past if a.number != current
+            codec.ended_attempt_to(a) for a in past if a.number != task.attempt
         )
         await self._mesh.commits.settled()
         return pb.GetTaskResponse(task=message)
@@ -265,7 +264,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             )
             found += sorted(agents, key=lambda a: a.spec.agent_id)
         if wanted and not found:
-            raise agent_not_found(call.namespace or "any you may read", wanted)
+            raise agent_not_found(call.namespace, wanted)
         response = pb.GetWorkloadResponse(
             workloads=[_workload(a) for a in found[:MAX_WORKLOADS]]
         )

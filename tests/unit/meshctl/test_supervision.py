@@ -21,14 +21,14 @@ def python(program: str) -> list[str]:
 
 
 def signal_when(path: Path, *numbers: int) -> None:
-    """Sends signals to this process, half a second apart, once a file exists."""
+    """Sends signals to this process, over a second apart, once a file exists."""
 
     def send() -> None:
         while not path.exists():
             time.sleep(0.02)
         for number in numbers:
             os.kill(os.getpid(), number)
-            time.sleep(0.5)
+            time.sleep(supervision.SAME_SIGNAL_S + 0.2)
 
     threading.Thread(target=send, daemon=True).start()
 
@@ -65,6 +65,29 @@ signal.pause()
     assert supervision.run(python(program), {}) == ExitCode.DONE
     assert "It ended with code 0." in capsys.readouterr().err
     assert signal.getsignal(number) is before
+
+
+def test_the_same_signal_twice_at_once_is_one_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "SAME_SIGNAL_S", 20.0)
+    ready = tmp_path / "ready"
+    program = f"""
+import signal, sys, pathlib, time
+signal.signal(signal.SIGTERM, lambda *a: (time.sleep(0.5), sys.exit(0)))
+pathlib.Path({str(ready)!r}).touch()
+signal.pause()
+"""
+
+    def send() -> None:
+        while not ready.exists():
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    threading.Thread(target=send, daemon=True).start()
+    assert supervision.run(python(program), {}) == ExitCode.DONE
 
 
 def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

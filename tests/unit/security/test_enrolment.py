@@ -44,7 +44,8 @@ async def test_only_workers_and_only_over_the_socket_without_a_join_token(world)
         if kind is not AgentType.WORKER:
             assert (await refusal(world.join("x", key, kind=kind))).reason is Reason.JOIN_TOKEN_INVALID
     assert (await refusal(world.join("x", key, by=ANONYMOUS))).reason is Reason.JOIN_TOKEN_INVALID
-    assert not world.writes
+    assert not world.writes.audit
+    assert not world.writes.identities
 
 
 async def test_a_join_token_is_bound(world):

@@ -1,0 +1,149 @@
+"""Opens the database: makes a new one, brings an old one up to date, and says clearly why it cannot.
+
+Invariant: on one data directory there is one connection that writes or checkpoints (SQLite before 3.51.3 can corrupt
+its log otherwise); readers are read-only. Alembic is imported only when there is something to migrate.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from meshd.ports.store import StorageError
+from meshd.store import schema
+from meshd.store.compiled import DIALECT
+
+DATABASE = "mesh.db"
+OLDEST_SQLITE = (3, 35, 0)
+
+WRITER_PRAGMAS = (
+    # FULL syncs the log at every commit; less loses acknowledged work with the power.
+    "PRAGMA synchronous=FULL",
+    # Pages of 4 KiB: the log is folded into the database at every 16 MiB, and shrunk when a reader held it up.
+    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA journal_size_limit=67108864",
+    "PRAGMA cache_size=-65536",
+    "PRAGMA foreign_keys=OFF",
+    "PRAGMA busy_timeout=5000",
+)
+READER_PRAGMAS = ("PRAGMA query_only=ON", "PRAGMA cache_size=-16384", "PRAGMA busy_timeout=5000")
+
+
+def open_writer(directory: Path) -> sqlite3.Connection:
+    """Return the one writing connection, to a database of the current revision. Raises StorageError."""
+    path = directory / DATABASE
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; run meshd on a Python with SQLite 3.35 or newer")
+    with explained(path):
+        _make_file(path)
+        connection = _connect_writer(path)
+        try:
+            revision = _revision(connection, path)
+            if revision is None:
+                _create(connection)
+            elif revision != schema.REVISIONS[-1]:
+                connection.close()
+                _upgrade(path, revision)
+                connection = _connect_writer(path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_reader(directory: Path) -> sqlite3.Connection:
+    """Return a connection that can only read. Raises sqlite3.Error."""
+    uri = f"{(directory / DATABASE).absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    for pragma in READER_PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the driver and the system raise into StorageErrors that name the file and the next step."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"the database {path} could not be used: {error}; check its disk and permissions") from error
+    except sqlite3.DatabaseError as error:
+        raise StorageError(
+            f"the database {path} is damaged: {error}; stop meshd, keep a copy, and restore a backup"
+        ) from error
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"the database {path} could not be used: {error}") from error
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty database that only its owner may read, and make its name durable."""
+    if path.exists():
+        return
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for directory in (path.parent, path.parent.parent):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise StorageError(
+                f"the file system of {path} cannot hold a write-ahead log; put the data directory on a local disk"
+            )
+        for pragma in WRITER_PRAGMAS:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _revision(connection: sqlite3.Connection, path: Path) -> str | None:
+    """Return the revision of a database this code knows, None for an empty one. Raises StorageError."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return None
+    if "alembic_version" not in tables:
+        raise StorageError(f"{path} is a database of another program; give meshd a data directory of its own")
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    revision = str(row[0]) if row else "none"
+    if revision not in schema.REVISIONS:
+        raise StorageError(
+            f"the database {path} has revision {revision}, this meshd knows up to {schema.REVISIONS[-1]}; run the newer"
+            " meshd that wrote it, or restore the copy it made before the upgrade"
+        )
+    return revision
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the current schema in one transaction, as the migrations would."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table in schema.metadata.sorted_tables:
+        connection.execute(str(CreateTable(table).compile(dialect=DIALECT)))
+        for index in sorted(table.indexes, key=lambda each: str(each.name)):
+            connection.execute(str(CreateIndex(index).compile(dialect=DIALECT)))
+    connection.execute(
+        "CREATE TABLE alembic_version"
+        " (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+    )
+    connection.execute("INSERT INTO alembic_version VALUES (?)", (schema.REVISIONS[-1],))
+    connection.execute("COMMIT")
+
+
+def _upgrade(path: Path, revision: str) -> None:
+    from meshd.store.migrate import copy_aside, upgrade  # noqa: PLC0415  (brings Alembic: half a second)
+
+    copy = path.with_name(f"{path.stem}-{revision}.db")
+    copy_aside(path, copy)
+    upgrade(path)

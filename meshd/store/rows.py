@@ -1,0 +1,347 @@
+"""Rows and what they mean: each kind's two directions side by side.
+
+Rule: a row is a tuple in the order of its table's columns; for every kind, reading a written row gives the same value
+back (tests/property/store). What is not durable starts as at birth. ``task_row`` and ``task_changes`` run on the event
+loop for every task: they build one tuple, and JSON only where a task asks for something unusual.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from sys import intern
+from typing import Any
+
+from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord
+from meshd.domain.values import (
+    DEFAULT_MAX_LOSSES,
+    DEFAULT_RETRY,
+    Agent,
+    AgentSpec,
+    AgentType,
+    AttemptState,
+    EndedAttempt,
+    Failure,
+    Health,
+    LabelCondition,
+    LabelOperator,
+    OutcomeReason,
+    Requirements,
+    RetryPolicy,
+    Session,
+    Strategy,
+    Task,
+    TaskSpec,
+    TaskState,
+)
+from meshd.store.compiled import Row
+
+SIGN_BIT = 1 << 63
+LEAST_LOADED = Strategy.LEAST_LOADED
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
+# ---- tasks -------------------------------------------------------------------------------------------------------
+
+CHANGING_COLUMNS = 17
+"""How many columns of ``tasks``, right after the key, change in a task's life."""
+
+
+def task_changes(task: Task) -> Row:
+    """Return the key and what changes."""
+    # Plus turns an enum into the plain number that the driver binds at once.
+    return (
+        task.key,
+        +task.state,
+        task.generation,
+        +task.outcome,
+        task.end_ms,
+        task.failures,
+        task.losses,
+        task.cancel_ms,
+        task.cancel_grace_ms,
+        +task.cancel_cause,
+        task.next_attempt_ms,
+        "" if task.failure is None else _encode(task.failure),
+        task.attempt,
+        +task.attempt_state,
+        task.agent_id,
+        task.session_id,
+        task.fence_number,
+        task.assign_ms,
+    )
+
+
+def task_row(task: Task) -> Row:
+    """Return the whole row, for a new task."""
+    spec = task.spec
+    incarnation = task.incarnation
+    return (
+        *task_changes(task),
+        task.namespace,
+        spec.task_id,
+        spec.task_type,
+        spec.digest,
+        incarnation if incarnation < SIGN_BIT else incarnation - 2 * SIGN_BIT,
+        spec.priority,
+        task.submit_ms,
+        task.submitter,
+        task.payload_bytes,
+        task.deadline_ms,
+        task.queue_deadline_ms,
+        spec.traceparent,
+        _options(spec),
+    )
+
+
+def read_task(row: Row) -> Task:
+    """Return the task of a row, without its payload."""
+    (key, state, generation, outcome, end_ms, failures, losses, cancel_ms, cancel_grace_ms, cancel_cause) = row[:10]
+    (next_attempt_ms, failure, attempt, attempt_state, agent_id, session_id, fence_number, assign_ms) = row[10:18]
+    (namespace, task_id, task_type, digest, incarnation, priority, submit_ms, submitter) = row[18:26]
+    (payload_bytes, deadline_ms, queue_deadline_ms, traceparent, options) = row[26:]
+    spec = TaskSpec(
+        task_id=task_id,
+        task_type=intern(task_type),
+        payload=b"",
+        digest=digest,
+        requirements=Requirements(frozenset((task_type,))),
+        priority=priority,
+        traceparent=traceparent,
+    )
+    if options:
+        _read_options(options, spec)
+    return Task(
+        key=key,
+        namespace=intern(namespace),
+        spec=spec,
+        incarnation=incarnation if incarnation >= 0 else incarnation + 2 * SIGN_BIT,
+        state=TaskState(state),
+        submit_ms=submit_ms,
+        submitter=intern(submitter),
+        payload_bytes=payload_bytes,
+        deadline_ms=deadline_ms,
+        queue_deadline_ms=queue_deadline_ms,
+        generation=generation,
+        outcome=OutcomeReason(outcome),
+        end_ms=end_ms,
+        failures=failures,
+        losses=losses,
+        cancel_ms=cancel_ms,
+        cancel_grace_ms=cancel_grace_ms,
+        cancel_cause=OutcomeReason(cancel_cause),
+        next_attempt_ms=next_attempt_ms,
+        failure=_read_failure(failure),
+        attempt=attempt,
+        attempt_state=AttemptState(attempt_state),
+        agent_id=agent_id,
+        session_id=session_id,
+        fence_number=fence_number,
+        assign_ms=assign_ms,
+    )
+
+
+def _options(spec: TaskSpec) -> str:
+    """Return what few tasks ask for, or "" when this one asks for none of it."""
+    if (
+        spec.default_requirements
+        and spec.strategy == LEAST_LOADED
+        and spec.labels is None
+        and spec.retry == DEFAULT_RETRY
+        and spec.max_losses == DEFAULT_MAX_LOSSES
+        and not (spec.timeout_ms or spec.queue_timeout_ms or spec.execution_timeout_ms)
+        and not (spec.context_id or spec.parent_task_id)
+    ):
+        return ""
+    options: dict[str, Any] = {}
+    if not spec.default_requirements:
+        wanted = spec.requirements
+        options["requirements"] = [
+            sorted(wanted.capabilities),
+            wanted.labels,
+            sorted(wanted.preferred_capabilities),
+            wanted.preferred_labels,
+        ]
+    if spec.retry != DEFAULT_RETRY:
+        options["retry"] = spec.retry
+    for name, default in _PLAIN_OPTIONS.items():
+        value = getattr(spec, name)
+        if value != default:
+            options[name] = value
+    return _encode(options)
+
+
+_PLAIN_OPTIONS = {
+    "strategy": LEAST_LOADED,
+    "timeout_ms": 0,
+    "queue_timeout_ms": 0,
+    "execution_timeout_ms": 0,
+    "max_losses": DEFAULT_MAX_LOSSES,
+    "labels": None,
+    "context_id": "",
+    "parent_task_id": "",
+}
+"""Fields of a spec whose value is its own JSON, with their defaults."""
+
+
+def _read_options(text: str, spec: TaskSpec) -> None:
+    options = json.loads(text)
+    wanted = options.pop("requirements", None)
+    if wanted is not None:
+        capabilities, labels, preferred_capabilities, preferred_labels = wanted
+        spec.default_requirements = False
+        spec.requirements = Requirements(
+            frozenset(capabilities),
+            _read_conditions(labels),
+            frozenset(preferred_capabilities),
+            _read_conditions(preferred_labels),
+        )
+    if "retry" in options:
+        spec.retry = RetryPolicy(*options.pop("retry"))
+    if "strategy" in options:
+        spec.strategy = Strategy(options.pop("strategy"))
+    for name, value in options.items():
+        setattr(spec, name, value)
+
+
+def _read_conditions(conditions: Iterable[list[Any]]) -> tuple[LabelCondition, ...]:
+    return tuple(
+        LabelCondition(label, LabelOperator(operator), tuple(values)) for label, operator, values in conditions
+    )
+
+
+# ---- attempts ----------------------------------------------------------------------------------------------------
+
+
+def attempt_row(attempt: EndedAttempt) -> Row:
+    """Return the row of an attempt that is over."""
+    task_key, number, agent_id, state, fence_number, assign_ms, end_ms, failure = attempt
+    failure_json = "" if failure is None else _encode(failure)
+    return (task_key, number, agent_id, +state, fence_number, assign_ms, end_ms, failure_json)
+
+
+def read_attempt(row: Row) -> EndedAttempt:
+    """Return the attempt of a row."""
+    task_key, number, agent_id, state, fence_number, assign_ms, end_ms, failure = row
+    attempt_state = AttemptState(state)
+    return EndedAttempt(
+        task_key, number, agent_id, attempt_state, fence_number, assign_ms, end_ms, _read_failure(failure)
+    )
+
+
+def _read_failure(text: str) -> Failure | None:
+    return Failure(*json.loads(text)) if text else None
+
+
+# ---- agents and their sessions -----------------------------------------------------------------------------------
+
+
+def agent_row(agent: Agent) -> Row:
+    """Return the row of an agent and its session."""
+    spec = agent.spec
+    session = agent.session
+    return (
+        agent.namespace,
+        spec.agent_id,
+        +spec.type,
+        spec.name,
+        _encode(sorted(spec.capabilities)),
+        _encode(spec.labels),
+        spec.host,
+        spec.port,
+        spec.dns_name,
+        spec.slots,
+        spec.lease_ttl_ms,
+        spec.disconnected_grace_ms,
+        agent.create_ms,
+        +agent.health,
+        agent.health_ms,
+        agent.health_cause,
+        agent.revision,
+        agent.last_seen_ms,
+        agent.succeeded,
+        agent.failed,
+        agent.lost,
+        *(
+            (session.session_id, session.resume_hash, session.key_hash, session.slots, session.start_ms)
+            if session is not None
+            else ("", b"", b"", 0, 0)
+        ),
+    )
+
+
+def read_agent(row: Row) -> Agent:
+    """Return the agent of a row; its session, if it has not ended, holds nothing and goes by its TTL alone."""
+    (namespace, agent_id, type_, name, capabilities, labels, host, port, dns_name, slots, lease_ttl_ms) = row[:11]
+    (disconnected_grace_ms, create_ms, health, health_ms, health_cause, revision, last_seen_ms) = row[11:18]
+    (succeeded, failed, lost, session_id, resume_hash, key_hash, session_slots, session_start_ms) = row[18:]
+    spec = AgentSpec(
+        agent_id=agent_id,
+        type=AgentType(type_),
+        name=name,
+        capabilities=frozenset(json.loads(capabilities)),
+        labels=json.loads(labels),
+        host=host,
+        port=port,
+        dns_name=dns_name,
+        slots=slots,
+        lease_ttl_ms=lease_ttl_ms,
+        disconnected_grace_ms=disconnected_grace_ms,
+    )
+    agent = Agent(
+        namespace=intern(namespace),
+        spec=spec,
+        create_ms=create_ms,
+        health=Health(health),
+        health_ms=health_ms,
+        health_cause=health_cause,
+        revision=revision,
+        last_seen_ms=last_seen_ms,
+        succeeded=succeeded,
+        failed=failed,
+        lost=lost,
+    )
+    if session_id:
+        agent.session = Session(
+            session_id=session_id,
+            agent=agent,
+            resume_hash=resume_hash,
+            key_hash=key_hash,
+            slots=session_slots,
+            start_ms=session_start_ms,
+            ttl_only=True,
+        )
+    return agent
+
+
+# ---- identity and audit ------------------------------------------------------------------------------------------
+# Other records of this kind are rows as they are.
+
+
+def join_token_row(record: JoinTokenRecord) -> Row:
+    """Return the row of a join token."""
+    return tuple(record._replace(capabilities=_encode(record.capabilities)))  # type: ignore[arg-type]
+
+
+def read_join_token(row: Row) -> JoinTokenRecord:
+    """Return the join token of a row."""
+    record = JoinTokenRecord._make(row)
+    return record._replace(capabilities=tuple(json.loads(row[4])))
+
+
+def identity_row(record: IdentityRecord) -> Row:
+    """Return the row of an agent's key."""
+    return tuple(record._replace(capabilities=_encode(record.capabilities)))  # type: ignore[arg-type]
+
+
+def read_identity(row: Row) -> IdentityRecord:
+    """Return the agent's key of a row."""
+    record = IdentityRecord._make(row)
+    return record._replace(capabilities=tuple(json.loads(row[3])))
+
+
+def read_audit(row: Row) -> AuditRecord:
+    """Return the audit record of a row."""
+    record = AuditRecord._make(row)
+    return record._replace(allowed=bool(record.allowed))

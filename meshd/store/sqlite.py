@@ -1,0 +1,198 @@
+"""The durable store in SQLite: its life, its commits and its sweep.
+
+Invariant: after one failed write nothing more is written or read. SQLite goes on accepting commits after a failed
+fsync, as if nothing had been lost; we must not.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from meshd.domain.records import RevocationRecord, SigningKeyRecord, Writes
+from meshd.domain.values import NamespaceInfo
+from meshd.ports.store import Restored, StorageError
+from meshd.store import hot, rows, schema
+from meshd.store.compiled import Row, compile_sql
+from meshd.store.lock import DirectoryLock
+from meshd.store.opening import DATABASE, explained, open_writer
+from meshd.store.reads import CHUNK, SqliteReads
+from meshd.store.schema import has_ended, is_open, tasks
+
+FOREVER_NAMESPACES = ("_mesh", "default")
+MIN_FREE_BYTES = 64 * 1024 * 1024
+SPACE_CHECK_S = 1.0
+
+
+class SqliteStore(SqliteReads):
+    """The port ``Store`` over one data directory."""
+
+    def __init__(self, directory: Path, *, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+        """Make or open the data directory; ``low_space`` speaks of less than ``min_free_bytes`` free on its disk.
+
+        Raises StorageError when another process uses it, or its database is damaged or newer than this code.
+        """
+        super().__init__(directory)
+        self._min_free_bytes = min_free_bytes
+        self._space_check_mono = -SPACE_CHECK_S
+        self._low_space = False
+        with explained(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = DirectoryLock(directory)
+        try:
+            self._writer = open_writer(directory)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def load(self) -> Restored:
+        """Raise every namespace's epoch durably and return what a start needs. Raises StorageError."""
+        with self._transaction():
+            self._raise_epochs()
+        # Outside of the transaction: nobody else writes, and a long read need not hold it open.
+        with explained(self.directory / DATABASE):
+            return self._restore()
+
+    def snapshot(self, writes: Writes) -> hot.Batch:
+        """Copy everything mutable into rows. Called on the event loop; fast, no I/O."""
+        return hot.snapshot(writes)
+
+    def commit(self, batch: hot.Batch) -> None:
+        """Make a snapshot durable. Called on the one writer thread. Raises StorageError."""
+        with self._transaction():
+            hot.write(self._writer, batch)
+
+    def low_space(self) -> bool:
+        """True when the storage is so full that new work must be refused; looked up once a second."""
+        now_mono = time.monotonic()
+        if now_mono - self._space_check_mono >= SPACE_CHECK_S:
+            self._space_check_mono = now_mono
+            try:
+                self._low_space = shutil.disk_usage(self.directory).free < self._min_free_bytes
+            except OSError:
+                self._low_space = True
+        return self._low_space
+
+    def sweep(self, ended_before_ms: int, limit: int) -> int:
+        """Delete up to ``limit`` tasks that ended before; called on the writer thread. Returns how many went.
+
+        Join tokens and revocations that have meant nothing since then go too.
+        """
+        swept = 0
+        while swept < limit:
+            with self._transaction():
+                count = self._sweep_tasks(ended_before_ms, min(CHUNK, limit - swept))
+                if swept == 0:
+                    self._execute(delete(schema.join_tokens).where(schema.join_tokens.c.expire_ms < ended_before_ms))
+                    self._execute(delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms))
+            swept += count
+            if count < CHUNK:
+                break
+        return swept
+
+    def close(self) -> None:
+        """Checkpoint and release the lock; a second call changes nothing."""
+        self._refusal = self._refusal or "the store is closed"
+        try:
+            with explained(self.directory / DATABASE):
+                self.close_readers()
+                # The last connection to go folds the log into the database.
+                self._writer.close()
+        finally:
+            self._lock.release()
+
+    # ---- the writing connection ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit what is done within, durably. Any failure is the last thing this store does."""
+        self.refuse_if_over()
+        try:
+            with explained(self.directory / DATABASE):
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield
+                self._writer.execute("COMMIT")
+        except BaseException as error:
+            self._refusal = f"the storage failed before ({error}); restart meshd once the cause is gone"
+            self._roll_back()
+            if isinstance(error, Exception) and not isinstance(error, StorageError):
+                raise StorageError(f"the database could not take a commit: {type(error).__name__}: {error}") from error
+            raise
+
+    def _roll_back(self) -> None:
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass
+
+    def _execute(self, statement: Any) -> list[Row]:
+        sql, parameters = compile_sql(statement)
+        return self._writer.execute(sql, parameters).fetchall()
+
+    # ---- start ---------------------------------------------------------------------------------------------------
+
+    def _raise_epochs(self) -> None:
+        known = {name for (name,) in self._execute(select(schema.namespaces.c.name))}
+        for name in FOREVER_NAMESPACES:
+            if name not in known:
+                new = NamespaceInfo(name=name, description="", create_ms=_wall_ms(), epoch=0)
+                self._execute(insert(schema.namespaces).values(new._asdict()))
+        self._execute(update(schema.namespaces).values(epoch=schema.namespaces.c.epoch + 1))
+
+    def _restore(self) -> Restored:
+        ((last_key,),) = self._execute(select(func.max(tasks.c.key)))
+        open_tasks, parameters = compile_sql(select(tasks).where(is_open()).order_by(tasks.c.key))
+        valid = schema.revocations.c.keep_until_ms >= _wall_ms()
+        return Restored(
+            namespaces=[NamespaceInfo._make(row) for row in self._execute(_all(schema.namespaces))],
+            agents=[rows.read_agent(row) for row in self._execute(_all(schema.agents))],
+            tasks=[rows.read_task(row) for row in self._writer.execute(open_tasks, parameters)],
+            next_key=(last_key or 0) + 1,
+            join_tokens=[rows.read_join_token(row) for row in self._execute(_all(schema.join_tokens))],
+            identities=[rows.read_identity(row) for row in self._execute(_all(schema.identities))],
+            revocations=[RevocationRecord._make(row) for row in self._execute(_all(schema.revocations).where(valid))],
+            signing_keys=[SigningKeyRecord._make(row) for row in self._execute(_all(schema.signing_keys))],
+            audit_heads=dict(self._audit_heads()),
+        )
+
+    def _audit_heads(self) -> Iterator[tuple[str, tuple[int, bytes]]]:
+        """Step from chain to chain by the index, whatever the length of each."""
+        head = select(schema.audit.c.namespace, schema.audit.c.sequence, schema.audit.c.hash)
+        head = head.order_by(schema.audit.c.namespace.desc(), schema.audit.c.sequence.desc()).limit(1)
+        found = self._execute(head)
+        while found:
+            ((namespace, sequence, hash_),) = found
+            yield namespace, (sequence, hash_)
+            found = self._execute(head.where(schema.audit.c.namespace < namespace))
+
+    # ---- sweep ---------------------------------------------------------------------------------------------------
+
+    def _sweep_tasks(self, ended_before_ms: int, limit: int) -> int:
+        # The newest task stays, whatever its age: its key says where the next start goes on counting.
+        last_key = select(func.max(tasks.c.key)).scalar_subquery()
+        due = has_ended(), tasks.c.end_ms < ended_before_ms, tasks.c.key < last_key
+        keys = [key for (key,) in self._execute(select(tasks.c.key).where(*due).order_by(tasks.c.end_ms).limit(limit))]
+        for column in (
+            schema.payloads.c.task_key,
+            schema.outputs.c.task_key,
+            schema.attempts.c.task_key,
+            tasks.c.key,
+        ):
+            self._execute(delete(column.table).where(column.in_(keys)))
+        return len(keys)
+
+
+def _all(table: Any) -> Any:
+    return select(table).order_by(*table.primary_key.columns)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,143 @@
+"""A meshd as a process, from ready to its end: what watchers, the service manager and the shell see."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from agentmesh.v1 import namespace_service_pb2, namespace_service_pb2_grpc
+
+START_TIMEOUT_S = 20
+
+# Its commits fail from the moment on at which the directory holds a file of this name.
+BAD_DISK = "bad-disk"
+FAILING_DISK = """
+import os, sys
+from meshd.ports.store import StorageError
+from meshd.store.sqlite import SqliteStore
+commit = SqliteStore.commit
+def failing(self, batch):
+    if os.path.exists(os.path.join(os.path.dirname(os.environ["NOTIFY_SOCKET"]), "bad-disk")):
+        raise StorageError("the disk is gone; see to it, then start meshd again")
+    return commit(self, batch)
+SqliteStore.commit = failing
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
+
+class Meshd:
+    """A meshd on free ports, with everything it logged."""
+
+    def __init__(self, directory: Path, *program: str) -> None:
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(directory / "notify"))
+        self.manager.settimeout(START_TIMEOUT_S)
+        self.socket_path = directory / "run/meshd.sock"
+        settings = ["--data-dir", str(directory / "data"), "--socket", str(self.socket_path), "--log-format", "json"]
+        settings += ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MESHD_")}
+        environment["NOTIFY_SOCKET"] = str(directory / "notify")
+        self.process = subprocess.Popen(
+            [sys.executable, *(program or ("-m", "meshd")), *settings],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def wait_ready(self) -> None:
+        assert self.manager.recv(64) == b"READY=1"
+
+    def channel(self) -> Any:
+        return grpc.insecure_channel(f"unix:{self.socket_path}")
+
+    def end(self, timeout_s: float) -> tuple[int, list[dict[str, Any]]]:
+        _, log = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, [json.loads(line) for line in log.splitlines()]
+
+
+def started(meshd: Meshd) -> Iterator[Meshd]:
+    try:
+        meshd.wait_ready()
+        yield meshd
+    finally:
+        if meshd.process.poll() is None:
+            meshd.process.kill()
+            meshd.process.wait()
+        assert meshd.process.stderr is not None
+        meshd.process.stderr.close()
+        meshd.manager.close()
+
+
+@pytest.fixture
+def meshd(tmp_path: Path) -> Iterator[Meshd]:
+    yield from started(Meshd(tmp_path))
+
+
+@pytest.fixture
+def meshd_on_a_bad_disk(tmp_path: Path) -> Iterator[Meshd]:
+    yield from started(Meshd(tmp_path, "-c", FAILING_DISK))
+
+
+def watch(channel: Any) -> Any:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) -> None:
+    with meshd.channel() as channel:
+        states = watch(channel)
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        start = time.monotonic()
+        meshd.process.send_signal(number)
+        assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        code, log = meshd.end(5)
+        assert time.monotonic() - start < 5
+        states.cancel()
+    assert code == 0
+    assert meshd.manager.recv(64) == b"STOPPING=1"
+    assert not meshd.socket_path.exists()
+    assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
+    assert log[0]["socket"] == f"unix:{meshd.socket_path}"
+    assert not log[0]["listen"].endswith(":0")
+
+
+def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(meshd_on_a_bad_disk: Meshd, tmp_path: Path) -> None:
+    meshd = meshd_on_a_bad_disk
+    with meshd.channel() as channel:
+        states = watch(channel)
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        (tmp_path / BAD_DISK).touch()
+        stub = namespace_service_pb2_grpc.NamespaceServiceStub(channel)
+        request = namespace_service_pb2.CreateNamespaceRequest(name="lost")
+        with pytest.raises(grpc.RpcError):
+            stub.CreateNamespace(request, timeout=10)
+        assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        code, log = meshd.end(5)
+        states.cancel()
+    assert code == 3
+    failure = next(line for line in log if line["level"] == "critical")
+    assert failure["error"].startswith("the disk is gone")
+
+
+def test_a_second_meshd_leaves_the_first_alone(meshd: Meshd, tmp_path: Path) -> None:
+    arguments = ["--data-dir", str(tmp_path / "other"), "--socket", str(meshd.socket_path)]
+    arguments += ["--listen", "127.0.0.1:0", "--http-listen", ""]
+    second = subprocess.run(
+        [sys.executable, "-m", "meshd", *arguments], capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+    )
+    assert second.returncode == 2
+    assert "another process, probably a meshd, serves the socket" in second.stderr
+    with meshd.channel() as channel:
+        assert next(watch(channel)).status == health_pb2.HealthCheckResponse.SERVING

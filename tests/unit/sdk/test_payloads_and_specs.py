@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from agentmesh import InvalidRequest, Payload, TooLarge, decode_payload, encode_payload, task_spec
+from agentmesh.connection import MAX_INLINE_BYTES
+from agentmesh.payloads import PayloadLike
+from agentmesh.task_specs import MAX_BATCH_BYTES, MAX_BATCH_SPECS, batches, item_size_bytes, refusal_of
+from agentmesh.v1.task_pb2 import PlacementStrategy, TaskSpec
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\x00\xff", "", "grüß", None, 1, 1.5, True, [1, None], {"a": {"b": [1]}}]
+)
+def test_values_come_back_as_they_went(value: PayloadLike) -> None:
+    assert decode_payload(encode_payload(value)) == value
+
+
+def test_a_payload_is_taken_as_it_is() -> None:
+    payload = Payload(inline=b"x", media_type="image/png", metadata={"k": "v"})
+    assert encode_payload(payload) is payload
+    assert decode_payload(payload) == b"x"
+
+
+def test_limits_are_named_with_both_numbers() -> None:
+    encode_payload(bytes(MAX_INLINE_BYTES))
+    with pytest.raises(TooLarge, match=r"262145 bytes, the limit is 262144"):
+        encode_payload(bytes(MAX_INLINE_BYTES + 1))
+
+
+@pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan")])
+def test_what_json_cannot_hold_is_refused_without_showing_it(value: PayloadLike) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        encode_payload(value)
+    assert "object at" not in str(refused.value)
+
+
+def test_words_become_numbers() -> None:
+    spec = task_spec("t", priority="critical", strategy="ROUND_ROBIN", retries=0, timeout_s=0.25)
+    assert (spec.priority, spec.strategy) == (9, PlacementStrategy.PLACEMENT_STRATEGY_ROUND_ROBIN)
+    assert spec.retry_policy.HasField("max_retries")
+    assert spec.timeout.ToMilliseconds() == 250
+    assert not task_spec("t").HasField("priority")
+    with pytest.raises(InvalidRequest, match="low, normal, high, critical"):
+        task_spec("t", priority="urgent")
+    with pytest.raises(InvalidRequest, match="least_loaded, round_robin"):
+        task_spec("t", strategy="best")
+
+
+def test_batches_are_cut_by_bytes_before_count_and_keep_the_order() -> None:
+    large = [task_spec("t", bytes(250_000), task_id=f"l{i}") for i in range(9)]
+    small = [TaskSpec(task_id=f"s{i}", task_type="t") for i in range(MAX_BATCH_SPECS + 1)]
+    cut = list(batches([*large, *small]))
+    assert [spec.task_id for batch in cut for spec in batch] == [spec.task_id for spec in [*large, *small]]
+    assert all(sum(map(item_size_bytes, batch)) <= MAX_BATCH_BYTES for batch in cut)
+    assert all(len(batch) <= MAX_BATCH_SPECS for batch in cut)
+    assert len(cut) == 4
+    assert list(batches([])) == []
+
+
+def test_an_item_that_fits_nowhere_is_refused_with_both_numbers() -> None:
+    spec = TaskSpec(task_id="big", labels={str(i): "x" * 1000 for i in range(1100)})
+    refusal = refusal_of(spec)
+    assert refusal is not None
+    assert str(item_size_bytes(spec)) in refusal.message
+    assert str(MAX_BATCH_BYTES) in refusal.message
+    assert refusal_of(TaskSpec(task_id="small")) is None
