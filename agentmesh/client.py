@@ -358,7 +358,6 @@ class Mesh:
         view: scheduler_service_pb2.TaskView.ValueType,
     ) -> task_pb2.Task:
         deadline_s = self._caller.deadline_s(_FOREVER_S if timeout_s is None else timeout_s)
-        task: task_pb2.Task | None = None
         while True:
             slice_s = min(_WAIT_SLICE_S, max(0.0, deadline_s - self._caller.deadline_s(0.0)))
             request = scheduler_service_pb2.WaitTaskRequest(
@@ -375,9 +374,12 @@ class Mesh:
                 return task
             if self._caller.deadline_s(0.0) >= deadline_s:
                 state = task_pb2.TaskState.Name(task.state).removeprefix("TASK_STATE_")
-                raise WaitTimeout(
-                    f"task {task_id!r} is still {state} after {timeout_s:g} s; it goes on", task
+                timeout = WaitTimeout(
+                    f"task {task_id!r} is still {state} after {timeout_s:g} s; it goes on",
+                    reason="WAIT_TIMEOUT",
                 )
+                timeout.task = task
+                raise timeout
 
 
 def result_of(task: task_pb2.Task) -> object:

@@ -131,9 +131,7 @@ class Unreachable(MeshError):
 class WaitTimeout(MeshError):
     """The wait ended before the task did; `task` is its last known state, if any answer came."""
 
-    def __init__(self, message: str, task: task_pb2.Task | None = None) -> None:
-        super().__init__(message, reason="WAIT_TIMEOUT")
-        self.task = task
+    task: task_pb2.Task | None = None
 
 
 class TaskNotSucceeded(MeshError):
@@ -155,6 +153,7 @@ _BY_REASON: dict[str, type[MeshError]] = {
     "SHUTTING_DOWN": Unreachable,
     "SESSION_NOT_FOUND": SessionEnded,
     "STREAM_SUPERSEDED": Superseded,
+    "WAIT_TIMEOUT": WaitTimeout,
     "INTERNAL": InternalError,
     "INVALID_ARGUMENT": InvalidRequest,
     "FIELD_REQUIRED": InvalidRequest,
@@ -251,8 +250,6 @@ def _from_status(status: status_pb2.Status, code_name: str, message: str) -> Mes
         elif detail.Unpack(bad):
             fields += (FieldViolation(item.field, item.description) for item in bad.field_violations)
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code_name, InternalError)
-    if kind is WaitTimeout:
-        return WaitTimeout(message)
     return kind(
         message,
         reason=reason,

@@ -135,15 +135,5 @@ class StreamEnded(NamedTuple):
     stream: Stream
 
 
-Command = (
-    Submit
-    | Cancel
-    | Register
-    | Declare
-    | Deregister
-    | RevokeAgent
-    | OpenStream
-    | Frames
-    | StreamEnded
-)
+Command = Submit | Cancel | Register | Declare | Deregister | RevokeAgent | OpenStream | Frames | StreamEnded
 Reply = Submitted | LookAgain | Registered | Declared | Task | Session | Refusal | None

@@ -59,9 +59,7 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
     session = agent.session
     missing = missing_capability(required, agent.spec)
     if missing:
-        return AgentVerdict(
-            agent, Verdict.CAPABILITY_MISSING, f"lacks the capability {missing}"
-        )
+        return AgentVerdict(agent, Verdict.CAPABILITY_MISSING, f"lacks the capability {missing}")
     condition = failed_condition(required, agent.spec)
     if condition is not None:
         return AgentVerdict(
@@ -70,13 +68,9 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
             f"does not meet the condition on label {condition.label}",
         )
     if session is None:
-        return AgentVerdict(
-            agent, Verdict.NOT_RUNNING, f"can, but is not running: {agent.health_cause}"
-        )
+        return AgentVerdict(agent, Verdict.NOT_RUNNING, f"can, but is not running: {agent.health_cause}")
     if agent.health in NOT_PROVEN:
-        return AgentVerdict(
-            agent, Verdict.NOT_PROVEN, f"can, but is in doubt: {agent.health_cause}"
-        )
+        return AgentVerdict(agent, Verdict.NOT_PROVEN, f"can, but is in doubt: {agent.health_cause}")
     if agent.health is Health.DRAINING:
         return AgentVerdict(agent, Verdict.DRAINING, "can, but takes nothing new")
     if not session.takes_work or session.slots == 0:
@@ -86,20 +80,14 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
             "has the skill, but no stream or slots for work",
         )
     if declines(task, session, now_mono):
-        return AgentVerdict(
-            agent, Verdict.DECLINED, "can, but declined this task a moment ago"
-        )
+        return AgentVerdict(agent, Verdict.DECLINED, "can, but declined this task a moment ago")
     if session.free_slots == 0:
         detail = f"can, but all {session.slots} slots are in use"
         return AgentVerdict(agent, Verdict.NO_FREE_SLOT, detail)
-    return AgentVerdict(
-        agent, Verdict.FITS, f"can, with {session.free_slots} free slots"
-    )
+    return AgentVerdict(agent, Verdict.FITS, f"can, with {session.free_slots} free slots")
 
 
-def _summary(
-    ns: Namespace, task: Task, verdicts: list[AgentVerdict], position: int
-) -> str:
+def _summary(ns: Namespace, task: Task, verdicts: list[AgentVerdict], position: int) -> str:
     if task.terminal:
         return f"it ended {task.state.name} ({task.outcome.name})"
     if task.state is TaskState.WAITING:

@@ -117,9 +117,7 @@ class Bye(NamedTuple):
     reason: str
 
 
-UpFrame = (
-    Beat | Slots | Accept | Decline | Progress | Output | Done | Fail | Stopped | Bye
-)
+UpFrame = Beat | Slots | Accept | Decline | Progress | Output | Done | Fail | Stopped | Bye
 
 
 # ---- down: from mesh to agent

@@ -51,9 +51,7 @@ class Fleet:
     def start_hold(self, restored: int, now_mono: float) -> None:
         """Begin the hold after a start with so many restored sessions."""
         if restored:
-            hold_ms = max(
-                self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored
-            )
+            hold_ms = max(self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored)
             self.hold_until_mono = now_mono + hold_ms / 1000
 
     def restored(self, session: Session) -> None:
@@ -91,9 +89,7 @@ class Fleet:
             return False
         return True
 
-    def stalled(
-        self, seconds: float, sessions: Iterable[Session], now_mono: float
-    ) -> None:
+    def stalled(self, seconds: float, sessions: Iterable[Session], now_mono: float) -> None:
         """Extend every lease by a pause of the daemon itself."""
         self._stall_end_mono = now_mono
         for session in sessions:
@@ -101,13 +97,9 @@ class Fleet:
             if session.broken_mono:
                 session.ttl_only = True
 
-    def expired(
-        self, sessions: Iterable[Session], total: int, now_mono: float
-    ) -> list[Session]:
+    def expired(self, sessions: Iterable[Session], total: int, now_mono: float) -> list[Session]:
         """Return the sessions whose lease is over, or none while the mesh suspects itself."""
-        over = [
-            s for s in sessions if now_mono - s.last_seen_mono > ttl_s(s, self.rules)
-        ]
+        over = [s for s in sessions if now_mono - s.last_seen_mono > ttl_s(s, self.rules)]
         held_back = now_mono < self._brake_until_mono
         if not over or held_back:
             return []

@@ -25,7 +25,5 @@ class Rng(Protocol):
 def backoff_ms(policy: RetryPolicy, failures: int, rng: Rng) -> int:
     """Return the pause before the next attempt after ``failures`` failed ones (>= 1), in milliseconds."""
     exponent = min(failures - 1, 64)
-    pause = min(
-        policy.max_backoff_ms, policy.initial_backoff_ms * policy.multiplier**exponent
-    )
+    pause = min(policy.max_backoff_ms, policy.initial_backoff_ms * policy.multiplier**exponent)
     return int(pause * (1.0 - JITTER_SHARE * rng.random()))

@@ -98,9 +98,7 @@ class Namespace:
         attempt: int = 0,
     ) -> None:
         """Ask for a timer; whoever handles it checks that it still means something."""
-        heapq.heappush(
-            self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt)
-        )
+        heapq.heappush(self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt))
 
     def sent(self, session: Session, fences: list[bytes], now_mono: float) -> None:
         """Note that assignments were let out to a session that must accept them in time.
@@ -108,24 +106,18 @@ class Namespace:
         The time counts from here, not from the decision: a slow disk must not look like a deaf agent.
         """
         if Feature.ACCEPT in session.features:
-            self.accept_due.append(
-                (now_mono + self.rules.accept_timeout_ms / 1000, session, fences)
-            )
+            self.accept_due.append((now_mono + self.rules.accept_timeout_ms / 1000, session, fences))
 
     def postpone_accepts(self, seconds: float) -> None:
         """Give every awaited Accept more time, because the daemon itself stood still."""
-        self.accept_due = deque(
-            (due + seconds, session, fences) for due, session, fences in self.accept_due
-        )
+        self.accept_due = deque((due + seconds, session, fences) for due, session, fences in self.accept_due)
 
     def next_due(self) -> float:
         """Return the monotonic time of the next timer; infinity without one."""
         due = self._timers[0][0] if self._timers else inf
         return min(due, self.accept_due[0][0]) if self.accept_due else due
 
-    def pop_due(
-        self, now_mono: float
-    ) -> tuple[Timer, Task | Session | None, int] | None:
+    def pop_due(self, now_mono: float) -> tuple[Timer, Task | Session | None, int] | None:
         """Take a timer that is due, or None."""
         if not self._timers or self._timers[0][0] > now_mono:
             return None
@@ -162,9 +154,7 @@ class Namespace:
 
     # ---- agents
 
-    def set_health(
-        self, agent: Agent, health: Health, cause: str, now: Now, out: Effects
-    ) -> None:
+    def set_health(self, agent: Agent, health: Health, cause: str, now: Now, out: Effects) -> None:
         """Change an agent's health with its cause; durable with the agent's next write."""
         agent.health = health
         agent.health_ms = now.wall_ms

@@ -1,5 +1,7 @@
-"""The one transition table of a task. Everything that changes a task's state asks it; the docs' diagram is drawn
-from it. A pair that is not in the table is a bug of the mesh, never of a caller.
+"""The one transition table of a task.
+
+Everything that changes a task's state asks it; the docs' diagram is drawn from it. A pair that is not in the table is
+a bug of the mesh, never of a caller.
 """
 
 from __future__ import annotations
@@ -63,7 +65,5 @@ def advance(task: Task, event: Event) -> None:
     """Move a task along the table. Raises IllegalTransitionError."""
     target = TABLE.get((task.state, event))
     if target is None:
-        raise IllegalTransitionError(
-            f"task {task.spec.task_id} is {task.state.name}: cannot {event.value}"
-        )
+        raise IllegalTransitionError(f"task {task.spec.task_id} is {task.state.name}: cannot {event.value}")
     task.state = target

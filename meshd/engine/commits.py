@@ -73,11 +73,7 @@ class Commits:
     @property
     def uncommitted_age_s(self) -> float:
         """How long the oldest change that is not durable has waited."""
-        return (
-            time.monotonic() - self._oldest_mono
-            if self._barrier.pending and self._oldest_mono
-            else 0.0
-        )
+        return time.monotonic() - self._oldest_mono if self._barrier.pending and self._oldest_mono else 0.0
 
     def flush(self) -> None:
         """Let out what waits for nothing; see that the rest gets committed. Call after every turn of changes."""
@@ -149,20 +145,13 @@ class Commits:
         self._store.commit(rows)
         return time.monotonic() - start
 
-    def _committed(
-        self, batch_no: int, effects: Effects, done: asyncio.Future[float]
-    ) -> None:
+    def _committed(self, batch_no: int, effects: Effects, done: asyncio.Future[float]) -> None:
         error = done.exception()
         if error is not None:
             self._fail(effects, error)
             return
         writes = effects.writes
-        rows = (
-            len(writes.new_tasks)
-            + len(writes.changed_tasks)
-            + len(writes.audit)
-            + len(writes.attempts)
-        )
+        rows = len(writes.new_tasks) + len(writes.changed_tasks) + len(writes.audit) + len(writes.attempts)
         self._observer.committed(rows, done.result())
         self._in_flight_bytes = 0
         self._oldest_mono = time.monotonic() if self._barrier.collecting.writes else 0.0
@@ -175,15 +164,13 @@ class Commits:
         for ticket, _ in effects.replies + self.effects.replies:
             if isinstance(ticket, asyncio.Future) and not ticket.done():
                 ticket.set_exception(storage_failed())
-        wrapped = (
-            error
-            if isinstance(error, StorageError)
-            else StorageError(f"the commit failed: {error!r}")
-        )
+        wrapped = error if isinstance(error, StorageError) else StorageError(f"the commit failed: {error!r}")
         self._on_failure(wrapped)
 
 
 def storage_failed() -> Refusal:
     """Return the refusal of everything after a failed write."""
-    message = "the daemon's storage failed and it is going down; the outcome of this call is unknown, ask again"
+    message = (
+        "the daemon's storage failed and it is going down; the outcome of this call is unknown, ask again"
+    )
     return Refusal(Reason.SHUTTING_DOWN, message, retry_ms=1_000)

@@ -33,15 +33,13 @@ class KnownTasks:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 try:
-                    answers = await self._commits.read(
-                        self._find_all, [(ns, ids) for ns, ids, _ in batch]
-                    )
+                    answers = await self._commits.read(self._find_all, [(ns, ids) for ns, ids, _ in batch])
                 except Exception as error:  # noqa: BLE001  # whatever it is belongs to those who asked
                     for _, _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                     continue
-                for (namespace, _, future), known in zip(batch, answers, strict=True):
+                for (_, _, future), known in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(known)
         finally:
@@ -53,8 +51,7 @@ class KnownTasks:
             by_namespace.setdefault(namespace, []).extend(task_ids)
         known = {
             namespace: {
-                d.task_id: KnownTask(d.key, d.digest)
-                for d in self._store.find_digests(namespace, task_ids)
+                d.task_id: KnownTask(d.key, d.digest) for d in self._store.find_digests(namespace, task_ids)
             }
             for namespace, task_ids in by_namespace.items()
         }

@@ -19,9 +19,9 @@ import structlog
 
 from meshd.domain import commands as c
 from meshd.domain.access import Call
-from meshd.domain.effects import Effects
+from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Assign, GoAway, GoAwayReason
+from meshd.domain.frames import Assign, DownFrame, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
 from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import STALL_MIN_S, Fleet
@@ -57,9 +57,7 @@ class Entry:
 
     __slots__ = ("call", "count", "digest", "object")
 
-    def __init__(
-        self, call: Call, object: str = "", count: int = 1, digest: bytes = b""
-    ) -> None:  # noqa: A002
+    def __init__(self, call: Call, object: str = "", count: int = 1, digest: bytes = b"") -> None:
         self.call = call
         self.object = object
         self.count = count
@@ -86,13 +84,9 @@ class Mesh:
         self.rng = Random()  # noqa: S311
         self.fleet = Fleet(rules)
         self._keys = Counter(restored.next_key)
-        self.namespaces = build(
-            restored, rules, self.fleet, self._keys, self.rng, self._clock()
-        )
+        self.namespaces = build(restored, rules, self.fleet, self._keys, self.rng, self._clock())
         self._on_failure = on_failure
-        self.commits = Commits(
-            store, observer, self._taken, self._release, on_failure, commit_window_s
-        )
+        self.commits = Commits(store, observer, self._taken, self._release, on_failure, commit_window_s)
         self.audit = AuditLog(self.commits, restored.audit_heads)
         self.hub = WatchHub()
         self.payloads = ByteCache(PAYLOAD_CACHE_BYTES)
@@ -115,9 +109,7 @@ class Mesh:
         """Return a namespace. Raises Refusal."""
         ns = self.namespaces.get(name)
         if ns is None:
-            message = (
-                f"no namespace {name}; `meshctl namespace create {name}` creates it"
-            )
+            message = f"no namespace {name}; `meshctl namespace create {name}` creates it"
             raise Refusal(Reason.NAMESPACE_NOT_FOUND, message, field="namespace")
         return ns
 
@@ -135,9 +127,7 @@ class Mesh:
             raise reply
         return reply
 
-    def post(
-        self, ns: Namespace, command: c.Command, entry: Entry | None = None
-    ) -> None:
+    def post(self, ns: Namespace, command: c.Command, entry: Entry | None = None) -> None:
         """Hand a command to a namespace; it is handled in this turn of the event loop or the next."""
         self._inbox.setdefault(ns, []).append(command)
         if entry is not None:
@@ -146,19 +136,17 @@ class Mesh:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
-    async def create_namespace(
-        self, name: str, description: str, entry: Entry
-    ) -> tuple[NamespaceInfo, bool]:
+    async def create_namespace(self, name: str, description: str, entry: Entry) -> tuple[NamespaceInfo, bool]:
         """Create a namespace; return it and whether it is new. Raises Refusal when it exists with another description."""
         existing = self.namespaces.get(name)
         if existing is not None and existing.info.description != description:
-            message = f"namespace {name} exists with another description; leave the description out or repeat it"
+            message = (
+                f"namespace {name} exists with another description; leave the description out or repeat it"
+            )
             raise Refusal(Reason.NAMESPACE_EXISTS, message, field="name")
         if existing is None:
             info = NamespaceInfo(name, description, self._clock().wall_ms, 1)
-            self.namespaces[name] = new_namespace(
-                info, self.rules, self.fleet, self._keys, self.rng
-            )
+            self.namespaces[name] = new_namespace(info, self.rules, self.fleet, self._keys, self.rng)
             self.commits.writes.namespaces.append(info)
         self.record("_mesh", entry)
         await self.commits.settled()
@@ -188,20 +176,12 @@ class Mesh:
     async def payload(self, key: int) -> bytes:
         """Return the encoded input of a task."""
         cached = self.payloads.get(key)
-        return (
-            cached
-            if cached is not None
-            else await self.commits.read(self.store.get_payload, key)
-        )
+        return cached if cached is not None else await self.commits.read(self.store.get_payload, key)
 
     async def output(self, key: int) -> bytes:
         """Return the encoded result of a task."""
         cached = self.outputs.get(key)
-        return (
-            cached
-            if cached is not None
-            else await self.commits.read(self.store.get_output, key)
-        )
+        return cached if cached is not None else await self.commits.read(self.store.get_output, key)
 
     def sessions(self) -> Iterator[Session]:
         """All sessions of all namespaces."""
@@ -223,21 +203,18 @@ class Mesh:
             for ns in self.namespaces.values():
                 ns.postpone_accepts(stall_s)
             self.observer.stalled(stall_s)
-            log.warning(
-                "meshd stood still; every lease is extended", seconds=round(stall_s, 3)
-            )
+            log.warning("meshd stood still; every lease is extended", seconds=round(stall_s, 3))
         return now
 
     def _turn(self) -> None:
         self._scheduled = False
+        if self.closing:
+            # What comes now is not acknowledged any more; callers ask again after the restart.
+            return
         now = self._now()
         inbox, self._inbox = self._inbox, {}
         entries, self._entries = self._entries, []
-        due = [
-            ns
-            for ns in self.namespaces.values()
-            if ns.must_dispatch or ns.next_due() <= now.mono
-        ]
+        due = [ns for ns in self.namespaces.values() if ns.must_dispatch or ns.next_due() <= now.mono]
         for ns in due:
             inbox.setdefault(ns, [])
         for ns, batch in inbox.items():
@@ -252,9 +229,7 @@ class Mesh:
                 )
                 self.commits.failed = True
                 self._on_failure(
-                    StorageError(
-                        f"state in memory is in doubt after {error!r}; start meshd again"
-                    )
+                    StorageError(f"state in memory is in doubt after {error!r}; start meshd again")
                 )
                 return
             self._after_handling(ns, out)
@@ -301,18 +276,7 @@ class Mesh:
         for key, output in writes.outputs:
             self.outputs.put(key, output)
             self.payloads.drop(key)
-        assigned: dict[AgentStream, list[bytes]] = {}
-        for stream, frame in effects.sends:
-            if isinstance(stream, AgentStream):
-                stream.push(frame)
-                if type(frame) is Assign:
-                    assigned.setdefault(stream, []).append(frame.fence)
-        if assigned:
-            mono = time.monotonic()
-            for stream, fences in assigned.items():
-                if stream.session is not None:
-                    stream.namespace.sent(stream.session, fences, mono)
-            self._arm()
+        self._send(effects.sends)
         for closed in effects.closes:
             if isinstance(closed, AgentStream):
                 closed.close()
@@ -321,6 +285,22 @@ class Mesh:
                 ticket.set_result(reply)
         for callback in effects.callbacks:
             callback()
+
+    def _send(self, sends: list[tuple[Stream, DownFrame]]) -> None:
+        """Put frames into their outboxes; the time to accept an assignment starts now."""
+        assigned: dict[AgentStream, list[bytes]] = {}
+        for stream, frame in sends:
+            if isinstance(stream, AgentStream):
+                stream.push(frame)
+                if type(frame) is Assign:
+                    assigned.setdefault(stream, []).append(frame.fence)
+        if not assigned:
+            return
+        mono = time.monotonic()
+        for stream, fences in assigned.items():
+            if stream.session is not None:
+                stream.namespace.sent(stream.session, fences, mono)
+        self._arm()
 
     def _arm(self) -> None:
         """Have the next timer call a turn. A turn that comes too early finds nothing due and arms again."""
@@ -374,9 +354,7 @@ class Mesh:
         await self.commits.close()
 
 
-def _measure(
-    observer: Observer, namespace: str, counts: dict[tuple[str, str], int]
-) -> None:
+def _measure(observer: Observer, namespace: str, counts: dict[tuple[str, str], int]) -> None:
     for (what, detail), count in counts.items():
         if what == "submitted":
             observer.submitted(namespace, count)

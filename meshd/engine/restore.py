@@ -30,13 +30,8 @@ def build(
     now: Now,
 ) -> dict[str, Namespace]:
     """Return the namespaces by name, ready to serve."""
-    namespaces = {
-        info.name: new_namespace(info, rules, fleet, keys, rng)
-        for info in restored.namespaces
-    }
-    fleet.start_hold(
-        sum(1 for agent in restored.agents if agent.session is not None), now.mono
-    )
+    namespaces = {info.name: new_namespace(info, rules, fleet, keys, rng) for info in restored.namespaces}
+    fleet.start_hold(sum(1 for agent in restored.agents if agent.session is not None), now.mono)
     for agent in restored.agents:
         ns = namespaces[agent.namespace]
         ns.agents[agent.spec.agent_id] = agent
@@ -78,9 +73,7 @@ def _place(ns: Namespace, task: Task, now: Now) -> None:
     task.fence = fence_of(task)
     if task.attempt_state is AttemptState.STOPPING:
         grace_start = max(now.mono, ns.fleet.hold_until_mono)
-        ns.arm(
-            grace_start + task.cancel_grace_ms / 1000, Timer.GRACE, task, task.attempt
-        )
+        ns.arm(grace_start + task.cancel_grace_ms / 1000, Timer.GRACE, task, task.attempt)
     else:
         task.attempt_state = AttemptState.ASSIGNED
     # A task and the end of its session share one commit, so an assigned task always has its session.

@@ -51,7 +51,9 @@ class Submission:
                 retry_ms=RETRY_MS,
             )
         if self._mesh.store.low_space():
-            message = "meshd's disk is nearly full: new tasks wait until space is freed; results still come in"
+            message = (
+                "meshd's disk is nearly full: new tasks wait until space is freed; results still come in"
+            )
             raise Refusal(Reason.STORAGE_LOW, message, retry_ms=STORAGE_RETRY_MS)
 
     async def submit(

@@ -26,7 +26,8 @@ def open_socket(path: Path, mode: int, group: str, bind: Callable[[str], None]) 
     """Make the socket at the path by ``bind``, which is given the address. Raises StartError."""
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise StartError(
-            f"socket {path} is longer than the {MAX_PATH_BYTES} bytes of a socket's path", "set socket to a shorter path"
+            f"socket {path} is longer than the {MAX_PATH_BYTES} bytes of a socket's path",
+            "set socket to a shorter path",
         )
     group_id = _group_id(group)
     _make_directory(path.parent, group_id)
@@ -52,7 +53,9 @@ def _group_id(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        raise StartError(f'socket_group "{group}" is not a group of this host', "create it, or set another") from None
+        raise StartError(
+            f'socket_group "{group}" is not a group of this host', "create it, or set another"
+        ) from None
 
 
 def _make_directory(directory: Path, group_id: int) -> None:
@@ -89,7 +92,8 @@ def _remove_stale(path: Path) -> None:
                 ) from None
         else:
             raise StartError(
-                f"another process, probably a meshd, serves the socket {path}", "stop it, or set socket to another path"
+                f"another process, probably a meshd, serves the socket {path}",
+                "stop it, or set socket to another path",
             )
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -100,5 +104,6 @@ def _give(path: Path, group_id: int, group: str) -> None:
         os.chown(path, -1, group_id)
     except PermissionError:
         raise StartError(
-            f'the socket cannot be given to socket_group "{group}"', "make meshd's user a member of that group"
+            f'the socket cannot be given to socket_group "{group}"',
+            "make meshd's user a member of that group",
         ) from None

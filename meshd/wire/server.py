@@ -117,4 +117,6 @@ def _not_bound(address: str) -> StartError:
                 f"listen {address}: another process has this port", "stop it, or set listen to another port"
             )
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
-    return StartError(f"listen {address}: {why}", "set listen to an address of this host, such as 127.0.0.1:7600")
+    return StartError(
+        f"listen {address}: {why}", "set listen to an address of this host, such as 127.0.0.1:7600"
+    )

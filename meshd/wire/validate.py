@@ -39,9 +39,7 @@ def namespace_name(value: str, field: str = "namespace") -> str:
 def agent_id(value: str, field: str = "agent_id") -> str:
     """Check an agent id."""
     if not value:
-        raise Refusal(
-            Reason.FIELD_REQUIRED, f"{field} is empty; name the agent", field=field
-        )
+        raise Refusal(Reason.FIELD_REQUIRED, f"{field} is empty; name the agent", field=field)
     if LABEL.fullmatch(value):
         return value
     raise invalid(
@@ -53,9 +51,7 @@ def agent_id(value: str, field: str = "agent_id") -> str:
 def task_id(value: str, field: str = "task_id") -> str:
     """Check a task id."""
     if not value:
-        raise Refusal(
-            Reason.FIELD_REQUIRED, f"{field} is empty; name the task", field=field
-        )
+        raise Refusal(Reason.FIELD_REQUIRED, f"{field} is empty; name the task", field=field)
     if TASK_ID.fullmatch(value):
         return value
     raise invalid(
@@ -90,9 +86,7 @@ def labels(values: dict[str, str], limit: int, field: str) -> dict[str, str]:
         raise invalid(field, f"has {len(values)} entries; at most {limit} are allowed")
     for key, value in values.items():
         if not LABEL_KEY.fullmatch(key):
-            raise invalid(
-                field, f"has the name {_shown(key)}: use 1 to 63 of A-Z a-z 0-9 . _ / -"
-            )
+            raise invalid(field, f"has the name {_shown(key)}: use 1 to 63 of A-Z a-z 0-9 . _ / -")
         text(value, 256, f"{field}.{key}")
     return dict(values)
 
@@ -104,9 +98,7 @@ def text(value: str, limit_bytes: int, field: str) -> str:
     return value
 
 
-def duration_ms(
-    value: Duration, field: str, low_ms: int = 1, high_ms: int = MAX_DURATION_MS
-) -> int:
+def duration_ms(value: Duration, field: str, low_ms: int = 1, high_ms: int = MAX_DURATION_MS) -> int:
     """Check a duration and return milliseconds, rounded up."""
     milliseconds = value.seconds * 1000 - (-value.nanos // 1_000_000)
     if low_ms <= milliseconds <= high_ms:

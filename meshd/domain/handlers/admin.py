@@ -16,9 +16,7 @@ def declare(ns: Namespace, command: Declare, now: Now, out: Effects) -> None:
     created = agent is None
     if agent is None:
         cause = "declared, no process has registered yet"
-        agent = Agent(
-            ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, cause
-        )
+        agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, cause)
         ns.agents[agent_id] = agent
         ns.set_health(agent, Health.DECLARED, cause, now, out)
     elif agent.session is None:

@@ -45,9 +45,7 @@ def dispatch(ns: Namespace, now: Now, out: Effects) -> None:
             heapq.heappush(ready, (_order(head), number, pool))
 
 
-def _serve(
-    ns: Namespace, pool: Pool, until: type_order | None, now: Now, out: Effects
-) -> None:
+def _serve(ns: Namespace, pool: Pool, until: type_order | None, now: Now, out: Effects) -> None:
     """Draw from one pool while its head goes before ``until``."""
     deep = pool.is_deep()
     kept: Session | None = None
@@ -81,6 +79,4 @@ def _serve(
 
 
 def _all_declined(pool: Pool, task: Task, now: Now) -> bool:
-    return task.declined is not None and all(
-        declines(task, s, now.mono) for s in pool.available
-    )
+    return task.declined is not None and all(declines(task, s, now.mono) for s in pool.available)

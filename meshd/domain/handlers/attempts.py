@@ -175,9 +175,7 @@ def conclude_stop(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
     cause = task.cancel_cause
     if cause is OutcomeReason.EXECUTION_TIMEOUT:
         timeout_ms = task.spec.execution_timeout_ms
-        failure = Failure(
-            "ExecutionTimeout", f"the attempt ran longer than {timeout_ms} ms", True
-        )
+        failure = Failure("ExecutionTimeout", f"the attempt ran longer than {timeout_ms} ms", True)
         fail(ns, task, failure, OutcomeReason.EXECUTION_TIMEOUT, now, out)
         return
     end_attempt(task, AttemptState.CANCELLED, now, out)
@@ -195,9 +193,7 @@ def void(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
     conclude_stop(ns, task, now, out)
 
 
-def lose(
-    ns: Namespace, session: Session, by_death: bool, now: Now, out: Effects
-) -> None:
+def lose(ns: Namespace, session: Session, now: Now, out: Effects, *, by_death: bool) -> None:
     """Take every attempt from a session that is over; ``by_death`` counts against the poison cap."""
     held = list(session.held.values())
     session.held.clear()
@@ -210,9 +206,7 @@ def lose(
         end_attempt(task, AttemptState.LOST, now, out)
         task.losses += counts
         if counts and task.losses >= task.spec.max_losses:
-            task.failure = Failure(
-                "AgentLost", f"{task.losses} agents died while running it", False
-            )
+            task.failure = Failure("AgentLost", f"{task.losses} agents died while running it", False)
             finish(ns, task, Event.FAIL, OutcomeReason.POISON, now, out)
         else:
             requeue(ns, task, out)

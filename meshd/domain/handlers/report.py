@@ -22,9 +22,7 @@ from meshd.domain.values import AttemptState, Failure, Now, OutcomeReason, Sessi
 DEFAULT_DECLINE_MS = 1_000
 
 
-def _accept(
-    ns: Namespace, session: Session, task: Task, frame: f.Accept, now: Now, out: Effects
-) -> None:
+def _accept(ns: Namespace, session: Session, task: Task, frame: f.Accept, now: Now, out: Effects) -> None:
     accepted(ns, task, now)
 
 
@@ -64,16 +62,12 @@ def _progress(
         out.progress.append(task)
 
 
-def _output(
-    ns: Namespace, session: Session, task: Task, frame: f.Output, now: Now, out: Effects
-) -> None:
+def _output(ns: Namespace, session: Session, task: Task, frame: f.Output, now: Now, out: Effects) -> None:
     accepted(ns, task, now)
     out.output.append((task, frame.seq, frame.chunk))
 
 
-def _done(
-    ns: Namespace, session: Session, task: Task, frame: f.Done, now: Now, out: Effects
-) -> None:
+def _done(ns: Namespace, session: Session, task: Task, frame: f.Done, now: Now, out: Effects) -> None:
     release(ns, session, task)
     end_attempt(task, AttemptState.SUCCEEDED, now, out)
     out.writes.outputs.append((task.key, frame.output))
@@ -83,9 +77,7 @@ def _done(
     out.sends.append((session.stream, f.Ack(frame.fence)))
 
 
-def _fail(
-    ns: Namespace, session: Session, task: Task, frame: f.Fail, now: Now, out: Effects
-) -> None:
+def _fail(ns: Namespace, session: Session, task: Task, frame: f.Fail, now: Now, out: Effects) -> None:
     release(ns, session, task)
     session.agent.failed += 1
     if task.attempt_state is AttemptState.STOPPING:
@@ -127,9 +119,7 @@ ENDS = (f.Done, f.Fail, f.Stopped, f.Decline)
 """Reports after which the agent no longer runs the attempt."""
 
 
-def report(
-    ns: Namespace, session: Session, frame: f.UpFrame, now: Now, out: Effects
-) -> None:
+def report(ns: Namespace, session: Session, frame: f.UpFrame, now: Now, out: Effects) -> None:
     """Apply one fenced frame, or refuse it when its fence is not one the session holds."""
     fence: bytes = frame.fence  # type: ignore[union-attr]  # only fenced frames have a handler here
     task = session.held.get(fence)

@@ -45,9 +45,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
             out,
         )
     if agent is None:
-        agent = Agent(
-            ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, ""
-        )
+        agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, "")
         ns.agents[agent_id] = agent
     _inherit(agent.spec, command.spec)
     agent.spec = command.spec
@@ -66,9 +64,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
     agent.session = session
     agent.last_seen_ms = now.wall_ms
     ns.sessions[session.session_id] = session
-    ns.set_health(
-        agent, Health.SUSPECT, "registered, its stream is not open yet", now, out
-    )
+    ns.set_health(agent, Health.SUSPECT, "registered, its stream is not open yet", now, out)
     out.writes.agents[ns.name, agent_id] = agent
     out.replies.append((command.ticket, Registered(agent, session)))
 
@@ -102,7 +98,9 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         out.replies.append((command.ticket, session_not_found()))
         return
     if command.stream_seq <= session.stream_seq:
-        message = f"stream {command.stream_seq} of the session is not above {session.stream_seq}; count streams up"
+        message = (
+            f"stream {command.stream_seq} of the session is not above {session.stream_seq}; count streams up"
+        )
         out.replies.append((command.ticket, Refusal(Reason.STREAM_SUPERSEDED, message)))
         return
     if session.stream is not None:
@@ -137,9 +135,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         if f.Feature.ACCEPT not in session.features:
             accepted(ns, task, now)
     if f.Feature.CANCEL in session.features:
-        stopping = [
-            t for t in session.held.values() if t.attempt_state is AttemptState.STOPPING
-        ]
+        stopping = [t for t in session.held.values() if t.attempt_state is AttemptState.STOPPING]
         out.sends.extend((session.stream, cancel_frame(t)) for t in stopping)
     session.deaf = False
     ns.pools.remove(session)
@@ -190,11 +186,11 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
             return
         else:
             report(ns, session, frame, now, out)
-    if f.Feature.LEASE_ACK in session.features:
-        # Well within TTL/3, so that the agent can tell a dead connection from a quiet one.
-        if now.mono - session.lease_ack_mono >= ttl_s(session, ns.rules) / 4:
-            session.lease_ack_mono = now.mono
-            out.urgent.append((session.stream, f.LeaseAck(session.beat_seq)))
+    # Well within TTL/3, so that the agent can tell a dead connection from a quiet one.
+    ack_due = now.mono - session.lease_ack_mono >= ttl_s(session, ns.rules) / 4
+    if ack_due and f.Feature.LEASE_ACK in session.features:
+        session.lease_ack_mono = now.mono
+        out.urgent.append((session.stream, f.LeaseAck(session.beat_seq)))
 
 
 def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) -> None:
@@ -210,21 +206,17 @@ def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) ->
         ns.arm(now.mono + ns.rules.lost_after_ms / 1000, Timer.BROKEN, session)
 
 
-def lose_session(
-    ns: Namespace, session: Session, cause: str, words: str, now: Now, out: Effects
-) -> None:
+def lose_session(ns: Namespace, session: Session, cause: str, words: str, now: Now, out: Effects) -> None:
     """End a session whose agent is gone; its attempts go to others. ``cause`` is the metric's label."""
     held = len(session.held)
     session.agent.lost += held
     out.count("lost", cause, held)
     _end(ns, session, f.GoAwayReason.SESSION_LOST, out)
-    lose(ns, session, cause in ("connection", "superseded"), now, out)
+    lose(ns, session, now, out, by_death=cause in ("connection", "superseded"))
     ns.set_health(session.agent, Health.LOST, words, now, out)
 
 
-def deaf(
-    ns: Namespace, session: Session, fences: list[bytes], now: Now, out: Effects
-) -> None:
+def deaf(ns: Namespace, session: Session, fences: list[bytes], now: Now, out: Effects) -> None:
     """Take back attempts that were not accepted in time; the session gets no more work until it speaks."""
     if session.stream is None:
         return
@@ -271,9 +263,7 @@ def _seen(session: Session, now: Now) -> None:
     session.agent.last_seen_ms = now.wall_ms
 
 
-def _recover(
-    ns: Namespace, session: Session, cause: str, now: Now, out: Effects
-) -> None:
+def _recover(ns: Namespace, session: Session, cause: str, now: Now, out: Effects) -> None:
     drained = session.takes_work and session.slots == 0 and session.agent.spec.slots > 0
     health = Health.DRAINING if drained else Health.HEALTHY
     if session.agent.health is not health:
@@ -283,9 +273,7 @@ def _recover(
         ns.must_dispatch = True
 
 
-def _set_slots(
-    ns: Namespace, session: Session, slots: int, now: Now, out: Effects
-) -> None:
+def _set_slots(ns: Namespace, session: Session, slots: int, now: Now, out: Effects) -> None:
     ns.pools.remove(session)
     session.slots = slots
     _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
@@ -293,13 +281,11 @@ def _set_slots(
 
 def _leave(ns: Namespace, session: Session, words: str, now: Now, out: Effects) -> None:
     _end(ns, session, None, out)
-    lose(ns, session, False, now, out)
+    lose(ns, session, now, out, by_death=False)
     ns.set_health(session.agent, Health.DECLARED, words, now, out)
 
 
-def _end(
-    ns: Namespace, session: Session, reason: f.GoAwayReason | None, out: Effects
-) -> None:
+def _end(ns: Namespace, session: Session, reason: f.GoAwayReason | None, out: Effects) -> None:
     """Take a session out of the namespace; its attempts are the caller's business."""
     ns.pools.remove(session)
     if session.stream is not None:

@@ -30,9 +30,7 @@ def submit(ns: Namespace, command: Submit, now: Now, out: Effects) -> None:
         out.replies.append((command.ticket, LookAgain()))
         return
     known = command.known
-    results = [
-        _submit_one(ns, spec, known, command, now, out) for spec in command.specs
-    ]
+    results = [_submit_one(ns, spec, known, command, now, out) for spec in command.specs]
     out.replies.append((command.ticket, results))
 
 
@@ -47,13 +45,7 @@ def _submit_one(
     existing = ns.tasks.get(spec.task_id) or ns.recent.get(spec.task_id)
     stored = known.get(spec.task_id) if existing is None else None
     if existing is not None or stored is not None:
-        digest = (
-            existing.spec.digest
-            if existing is not None
-            else stored.digest
-            if stored
-            else b""
-        )
+        digest = existing.spec.digest if existing is not None else stored.digest if stored else b""
         if digest != spec.digest:
             return Refusal(
                 Reason.TASK_EXISTS,
@@ -87,9 +79,7 @@ def _new_task(ns: Namespace, spec: TaskSpec, submitter: str, now: Now) -> Task:
         submitter=submitter,
         payload_bytes=len(spec.payload),
         deadline_ms=now.wall_ms + spec.timeout_ms if spec.timeout_ms else 0,
-        queue_deadline_ms=now.wall_ms + spec.queue_timeout_ms
-        if spec.queue_timeout_ms
-        else 0,
+        queue_deadline_ms=now.wall_ms + spec.queue_timeout_ms if spec.queue_timeout_ms else 0,
     )
 
 
@@ -98,11 +88,7 @@ def cancel(ns: Namespace, command: Cancel, now: Now, out: Effects) -> None:
     task = ns.tasks.get(command.task_id)
     if task is None:
         ended = ns.recent.get(command.task_id)
-        reply = (
-            copy(ended)
-            if ended is not None
-            else task_not_found(ns.name, command.task_id)
-        )
+        reply = copy(ended) if ended is not None else task_not_found(ns.name, command.task_id)
         out.replies.append((command.ticket, reply))
         return
     if not task.cancel_ms:
@@ -122,9 +108,7 @@ def stop(
 ) -> None:
     """Stop an open task for ``cause``; an attempt under way gets ``grace_ms`` to end."""
     if task.state in (TaskState.WAITING, TaskState.QUEUED):
-        event = (
-            Event.CANCEL if cause is OutcomeReason.CANCEL_REQUESTED else Event.EXPIRE
-        )
+        event = Event.CANCEL if cause is OutcomeReason.CANCEL_REQUESTED else Event.EXPIRE
         finish(ns, task, event, cause, now, out)
         return
     if task.attempt_state is AttemptState.STOPPING:

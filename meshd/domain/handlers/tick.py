@@ -38,9 +38,7 @@ def run_timers(ns: Namespace, now: Now, out: Effects) -> None:
             ns.must_dispatch = True
 
 
-def _task_timer(
-    ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, out: Effects
-) -> None:
+def _task_timer(ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, out: Effects) -> None:
     if kind is Timer.DEADLINE:
         stop(ns, task, OutcomeReason.TIMEOUT, DEFAULT_GRACE_MS, now, out)
     elif kind is Timer.QUEUE_DEADLINE:
@@ -54,10 +52,7 @@ def _task_timer(
             changed(task, out)
             ns.enqueue(task)
     elif kind is Timer.EXECUTION:
-        if (
-            task.state in ASSIGNED_STATES
-            and task.attempt_state is not AttemptState.STOPPING
-        ):
+        if task.state in ASSIGNED_STATES and task.attempt_state is not AttemptState.STOPPING:
             stop(ns, task, OutcomeReason.EXECUTION_TIMEOUT, DEFAULT_GRACE_MS, now, out)
     elif kind is Timer.GRACE and task.attempt_state is AttemptState.STOPPING:
         void(ns, task, now, out)
@@ -93,11 +88,7 @@ def sweep(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None
         if session.agent.namespace == ns.name and session.session_id in ns.sessions:
             hold = session.stream is None and not session.broken_mono
             cause = "hold" if hold else "ttl"
-            words = (
-                "it did not return after the restart"
-                if hold
-                else "no sign of life within its lease"
-            )
+            words = "it did not return after the restart" if hold else "no sign of life within its lease"
             lose_session(ns, session, cause, words, now, out)
     late_s = 2 * ns.rules.beat_interval_ms / 1000
     for session in ns.sessions.values():

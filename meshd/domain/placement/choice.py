@@ -25,10 +25,7 @@ def has_preferences(task: Task) -> bool:
 
 def declines(task: Task, session: Session, now_mono: float) -> bool:
     """Return whether the session's agent declined the task and is not to be asked again yet."""
-    return (
-        task.declined is not None
-        and task.declined.get(session.agent.spec.agent_id, 0.0) > now_mono
-    )
+    return task.declined is not None and task.declined.get(session.agent.spec.agent_id, 0.0) > now_mono
 
 
 def choose(pool: Pool, task: Task, now_mono: float) -> Session | None:

@@ -17,10 +17,7 @@ def failed_condition(required: Requirements, agent: AgentSpec) -> LabelCondition
 
 def fits(required: Requirements, agent: AgentSpec) -> bool:
     """Return whether the agent meets everything that is required."""
-    return (
-        required.capabilities <= agent.capabilities
-        and failed_condition(required, agent) is None
-    )
+    return required.capabilities <= agent.capabilities and failed_condition(required, agent) is None
 
 
 def score(required: Requirements, agent: AgentSpec) -> int:

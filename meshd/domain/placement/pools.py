@@ -90,11 +90,7 @@ class Pools:
         if session.bucket >= 0 or session.slots <= 0:
             return
         session.bucket = load_bucket(session)
-        pools = [
-            p
-            for p in self.by_requirements.values()
-            if fits(p.requirements, session.agent.spec)
-        ]
+        pools = [p for p in self.by_requirements.values() if fits(p.requirements, session.agent.spec)]
         self._of[session] = pools
         for pool in pools:
             pool.enter(session)

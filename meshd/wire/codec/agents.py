@@ -19,24 +19,16 @@ def spec_from(message: agent_pb2.AgentSpec) -> AgentSpec:
         if lease.HasField("ttl"):
             ttl_ms = validate.duration_ms(lease.ttl, "spec.lease.ttl", 2_000, 600_000)
         if lease.HasField("disconnected_grace"):
-            grace_ms = validate.duration_ms(
-                lease.disconnected_grace, "spec.lease.disconnected_grace"
-            )
+            grace_ms = validate.duration_ms(lease.disconnected_grace, "spec.lease.disconnected_grace")
     return AgentSpec(
         agent_id=validate.agent_id(message.agent_id, "spec.agent_id"),
         type=enum(AgentType, message.type, "spec.type"),
         name=validate.text(message.name, 128, "spec.name"),
-        capabilities=validate.capabilities(
-            message.capabilities, MAX_CAPABILITIES, "spec.capabilities"
-        ),
+        capabilities=validate.capabilities(message.capabilities, MAX_CAPABILITIES, "spec.capabilities"),
         labels=validate.labels(dict(message.labels), MAX_LABELS, "spec.labels"),
         host=validate.text(message.endpoint.host, 253, "spec.endpoint.host"),
-        port=int(
-            validate.number(message.endpoint.port, 0, MAX_PORT, "spec.endpoint.port")
-        ),
-        dns_name=validate.text(
-            message.endpoint.dns_name, 253, "spec.endpoint.dns_name"
-        ),
+        port=int(validate.number(message.endpoint.port, 0, MAX_PORT, "spec.endpoint.port")),
+        dns_name=validate.text(message.endpoint.dns_name, 253, "spec.endpoint.dns_name"),
         slots=int(validate.number(message.slots, 0, MAX_SLOTS, "spec.slots")),
         lease_ttl_ms=ttl_ms,
         disconnected_grace_ms=grace_ms,
@@ -54,9 +46,7 @@ def spec_to(spec: AgentSpec) -> agent_pb2.AgentSpec:
         slots=spec.slots,
     )
     if spec.host or spec.port or spec.dns_name:
-        message.endpoint.CopyFrom(
-            agent_pb2.Endpoint(host=spec.host, port=spec.port, dns_name=spec.dns_name)
-        )
+        message.endpoint.CopyFrom(agent_pb2.Endpoint(host=spec.host, port=spec.port, dns_name=spec.dns_name))
     if spec.lease_ttl_ms:
         message.lease.ttl.CopyFrom(duration(spec.lease_ttl_ms))
     if spec.disconnected_grace_ms:

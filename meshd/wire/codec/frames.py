@@ -103,9 +103,7 @@ def check_open(message: pb.Open) -> list[Held]:
             f"is {message.max_inbound_bytes}; an agent must be able to receive {MIN_INBOUND_BYTES}",
         )
     return [
-        Held(
-            h.fence, enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING)
-        )
+        Held(h.fence, enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING))
         for h in message.held
     ]
 
@@ -116,9 +114,7 @@ def features(values: Iterable[int]) -> frozenset[int]:
     return frozenset(v for v in values if v in known)
 
 
-def limits(
-    rules: SessionRules, lease_ttl_ms: int, disconnected_grace_ms: int
-) -> pb.SessionLimits:
+def limits(rules: SessionRules, lease_ttl_ms: int, disconnected_grace_ms: int) -> pb.SessionLimits:
     """Return the limits of a session."""
     return pb.SessionLimits(
         beat_interval=duration(min(rules.beat_interval_ms, lease_ttl_ms // 3)),
@@ -131,9 +127,7 @@ def limits(
     )
 
 
-def down(
-    frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules
-) -> pb.MeshFrame:
+def down(frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules) -> pb.MeshFrame:
     """Return the contract's frame; ``payloads`` has the input of every assignment."""
     if type(frame) is f.Assign:
         message = pb.MeshFrame()

@@ -56,19 +56,20 @@ def spec_from(message: task_pb2.TaskSpec, new_id: str) -> TaskSpec:
         _payload_metadata(payload)
     default = not message.HasField("requirements")
     spec = TaskSpec(
-        task_id=validate.task_id(message.task_id, "spec.task_id")
-        if message.task_id
-        else new_id,
+        task_id=validate.task_id(message.task_id, "spec.task_id") if message.task_id else new_id,
         task_type=message.task_type,
-        payload=payload.SerializeToString()
-        if size or message.HasField("payload")
-        else b"",
+        payload=payload.SerializeToString() if size or message.HasField("payload") else b"",
         digest=b"",
-        requirements=_for_type(message.task_type)
-        if default
-        else _requirements(message.requirements),
+        requirements=_for_type(message.task_type) if default else _requirements(message.requirements),
         default_requirements=default,
     )
+    _take_options(message, spec)
+    spec.digest = digest(spec, payload.inline, payload.media_type)
+    return spec
+
+
+def _take_options(message: task_pb2.TaskSpec, spec: TaskSpec) -> None:
+    """Check and take over what most tasks leave out: placement, times, retries, then labels and origin."""
     if message.HasField("priority"):
         spec.priority = int(validate.number(message.priority, 0, 9, "spec.priority"))
     if message.strategy:
@@ -76,37 +77,27 @@ def spec_from(message: task_pb2.TaskSpec, new_id: str) -> TaskSpec:
     if message.HasField("timeout"):
         spec.timeout_ms = validate.duration_ms(message.timeout, "spec.timeout")
     if message.HasField("queue_timeout"):
-        spec.queue_timeout_ms = validate.duration_ms(
-            message.queue_timeout, "spec.queue_timeout"
-        )
+        spec.queue_timeout_ms = validate.duration_ms(message.queue_timeout, "spec.queue_timeout")
     if message.HasField("execution_timeout"):
-        spec.execution_timeout_ms = validate.duration_ms(
-            message.execution_timeout, "spec.execution_timeout"
-        )
+        spec.execution_timeout_ms = validate.duration_ms(message.execution_timeout, "spec.execution_timeout")
     if message.HasField("retry_policy"):
         spec.retry = _retry(message.retry_policy)
     if message.on_lost not in (0, ON_LOST_REASSIGN):
-        raise validate.invalid(
-            "spec.on_lost", f"is {message.on_lost}, which is none of REASSIGN"
-        )
+        raise validate.invalid("spec.on_lost", f"is {message.on_lost}, which is none of REASSIGN")
     if message.HasField("max_losses"):
-        spec.max_losses = int(
-            validate.number(message.max_losses, 1, 100, "spec.max_losses")
-        )
+        spec.max_losses = int(validate.number(message.max_losses, 1, 100, "spec.max_losses"))
+    _take_origin(message, spec)
+
+
+def _take_origin(message: task_pb2.TaskSpec, spec: TaskSpec) -> None:
     if message.labels:
-        spec.labels = validate.labels(
-            dict(message.labels), MAX_TASK_LABELS, "spec.labels"
-        )
+        spec.labels = validate.labels(dict(message.labels), MAX_TASK_LABELS, "spec.labels")
     if message.context_id:
         spec.context_id = validate.text(message.context_id, 128, "spec.context_id")
     if message.parent_task_id:
-        spec.parent_task_id = validate.task_id(
-            message.parent_task_id, "spec.parent_task_id"
-        )
+        spec.parent_task_id = validate.task_id(message.parent_task_id, "spec.parent_task_id")
     if message.traceparent:
         spec.traceparent = validate.text(message.traceparent, 256, "spec.traceparent")
-    spec.digest = digest(spec, payload.inline, payload.media_type)
-    return spec
 
 
 def digest(spec: TaskSpec, inline: bytes, media_type: str) -> bytes:
@@ -134,10 +125,7 @@ def digest(spec: TaskSpec, inline: bytes, media_type: str) -> bytes:
                 sorted(required.capabilities),
                 [(c.label, int(c.operator), c.values) for c in required.labels],
                 sorted(required.preferred_capabilities),
-                [
-                    (c.label, int(c.operator), c.values)
-                    for c in required.preferred_labels
-                ],
+                [(c.label, int(c.operator), c.values) for c in required.preferred_labels],
             )
         )
     hasher = blake2b(head.encode(), digest_size=DIGEST_BYTES)
@@ -160,9 +148,7 @@ _DEFAULTS = (
 def _for_type(task_type: str) -> Requirements:
     requirements = _by_type.get(task_type)
     if requirements is None:
-        requirements = Requirements(
-            frozenset((validate.dotted(task_type, "spec.task_type"),))
-        )
+        requirements = Requirements(frozenset((validate.dotted(task_type, "spec.task_type"),)))
         if len(_by_type) < _MAX_CACHED_TYPES:
             _by_type[task_type] = requirements
     return requirements
@@ -177,8 +163,7 @@ def _requirements(message: requirements_pb2.Requirements) -> Requirements:
             f"{field}.required_capabilities",
         ),
         tuple(
-            _condition(c, f"{field}.required_labels")
-            for c in message.required_labels[: MAX_CONDITIONS + 1]
+            _condition(c, f"{field}.required_labels") for c in message.required_labels[: MAX_CONDITIONS + 1]
         ),
         validate.capabilities(
             message.preferred_capabilities,
@@ -186,8 +171,7 @@ def _requirements(message: requirements_pb2.Requirements) -> Requirements:
             f"{field}.preferred_capabilities",
         ),
         tuple(
-            _condition(c, f"{field}.preferred_labels")
-            for c in message.preferred_labels[: MAX_CONDITIONS + 1]
+            _condition(c, f"{field}.preferred_labels") for c in message.preferred_labels[: MAX_CONDITIONS + 1]
         ),
     )
 
@@ -200,9 +184,7 @@ def _condition(message: requirements_pb2.LabelCondition, field: str) -> LabelCon
     operator = enum(LabelOperator, message.operator, f"{field}.operator")
     values = tuple(validate.text(v, 256, f"{field}.values") for v in message.values)
     if operator in _COMPARISONS and len(values) != 1:
-        raise validate.invalid(
-            f"{field}.values", f"needs exactly one number for {operator.name}"
-        )
+        raise validate.invalid(f"{field}.values", f"needs exactly one number for {operator.name}")
     if operator in _BARE and values:
         raise validate.invalid(f"{field}.values", f"must be empty for {operator.name}")
     if len(values) > MAX_REQUIRED:
@@ -210,9 +192,7 @@ def _condition(message: requirements_pb2.LabelCondition, field: str) -> LabelCon
             f"{field}.values",
             f"has {len(values)} entries; at most {MAX_REQUIRED} are allowed",
         )
-    return LabelCondition(
-        validate.text(message.label, 63, f"{field}.label"), operator, values
-    )
+    return LabelCondition(validate.text(message.label, 63, f"{field}.label"), operator, values)
 
 
 def _retry(message: task_pb2.RetryPolicy) -> RetryPolicy:
@@ -220,25 +200,17 @@ def _retry(message: task_pb2.RetryPolicy) -> RetryPolicy:
     field = "spec.retry_policy"
     if message.HasField("max_retries"):
         policy = policy._replace(
-            max_retries=int(
-                validate.number(message.max_retries, 0, 100, f"{field}.max_retries")
-            )
+            max_retries=int(validate.number(message.max_retries, 0, 100, f"{field}.max_retries"))
         )
     if message.HasField("initial_backoff"):
         policy = policy._replace(
-            initial_backoff_ms=validate.duration_ms(
-                message.initial_backoff, f"{field}.initial_backoff"
-            )
+            initial_backoff_ms=validate.duration_ms(message.initial_backoff, f"{field}.initial_backoff")
         )
     if message.HasField("multiplier"):
-        policy = policy._replace(
-            multiplier=validate.number(message.multiplier, 1, 10, f"{field}.multiplier")
-        )
+        policy = policy._replace(multiplier=validate.number(message.multiplier, 1, 10, f"{field}.multiplier"))
     if message.HasField("max_backoff"):
         policy = policy._replace(
-            max_backoff_ms=validate.duration_ms(
-                message.max_backoff, f"{field}.max_backoff"
-            )
+            max_backoff_ms=validate.duration_ms(message.max_backoff, f"{field}.max_backoff")
         )
     return policy
 
@@ -347,18 +319,12 @@ def _condition_to(condition: LabelCondition) -> requirements_pb2.LabelCondition:
 
 def failure_to(failure: Failure) -> task_pb2.Failure:
     """Return the message of a failure."""
-    return task_pb2.Failure(
-        type=failure.type, message=failure.message, retryable=failure.retryable
-    )
+    return task_pb2.Failure(type=failure.type, message=failure.message, retryable=failure.retryable)
 
 
-def progress_to(
-    attempt: int, seq: int, fraction: float | None, message: str
-) -> task_pb2.ProgressReport:
+def progress_to(attempt: int, seq: int, fraction: float | None, message: str) -> task_pb2.ProgressReport:
     """Return the message of progress."""
-    return task_pb2.ProgressReport(
-        attempt=attempt, seq=seq, fraction=fraction, message=message
-    )
+    return task_pb2.ProgressReport(attempt=attempt, seq=seq, fraction=fraction, message=message)
 
 
 def ended_attempt_to(ended: EndedAttempt) -> task_pb2.Attempt:

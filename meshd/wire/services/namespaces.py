@@ -29,9 +29,7 @@ class NamespaceService(pb_grpc.NamespaceServiceServicer):
         info, created = await self._mesh.create_namespace(name, description, entry)
         return pb.CreateNamespaceResponse(namespace=_message(info), created=created)
 
-    async def GetNamespace(
-        self, request: pb.GetNamespaceRequest, context: Any
-    ) -> pb.GetNamespaceResponse:
+    async def GetNamespace(self, request: pb.GetNamespaceRequest, context: Any) -> pb.GetNamespaceResponse:
         """Return one namespace."""
         name = validate.namespace_name(request.name, "name")
         visible = current_call().principal.may_see(name)
@@ -46,19 +44,11 @@ class NamespaceService(pb_grpc.NamespaceServiceServicer):
     ) -> pb.ListNamespacesResponse:
         """List the namespaces the caller may read."""
         size = validate.page_size(request.page_size)
-        after = (
-            page_token.decode("namespaces", "", request.page_token)
-            if request.page_token
-            else ""
-        )
+        after = page_token.decode("namespaces", "", request.page_token) if request.page_token else ""
         principal = current_call().principal
-        names = sorted(
-            n for n in self._mesh.namespaces if n > after and principal.may_see(n)
-        )
+        names = sorted(n for n in self._mesh.namespaces if n > after and principal.may_see(n))
         page = names[:size]
-        more = (
-            page_token.encode("namespaces", "", page[-1]) if len(names) > size else ""
-        )
+        more = page_token.encode("namespaces", "", page[-1]) if len(names) > size else ""
         response = pb.ListNamespacesResponse(
             namespaces=[_message(self._mesh.namespaces[n].info) for n in page],
             next_page_token=more,

@@ -32,18 +32,14 @@ SWEEP_SLACK_MS = 500
 class RegistryService(pb_grpc.RegistryServiceServicer):
     """Knows agents and their health."""
 
-    def __init__(
-        self, mesh: Mesh, streams: SessionStreams, version: str, keepalive_ms: int
-    ) -> None:
+    def __init__(self, mesh: Mesh, streams: SessionStreams, version: str, keepalive_ms: int) -> None:
         self._mesh = mesh
         self._streams = streams
         self._version = version
         self._keepalive_ms = keepalive_ms
         self._start_ms = time.time_ns() // 1_000_000
 
-    async def RegisterAgent(
-        self, request: pb.RegisterAgentRequest, context: Any
-    ) -> pb.RegisterAgentResponse:
+    async def RegisterAgent(self, request: pb.RegisterAgentRequest, context: Any) -> pb.RegisterAgentResponse:
         """Start a session."""
         call = current_call()
         ns = one_namespace(self._mesh, call)
@@ -51,9 +47,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         own_identity(call, spec.agent_id)
         _within_grant(call, spec.type, spec.capabilities)
         if len(request.session_key) != SESSION_KEY_BYTES:
-            raise validate.invalid(
-                "session_key", f"must be {SESSION_KEY_BYTES} random bytes"
-            )
+            raise validate.invalid("session_key", f"must be {SESSION_KEY_BYTES} random bytes")
         agent = ns.agents.get(spec.agent_id)
         repeated = agent.session if agent is not None else None
         key_hash = sha256(request.session_key).digest()
@@ -62,9 +56,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         else:
             session_id = token_hex(16)
         # Derived, so that a repetition of the call gets the same one though only its hash is kept.
-        resume_token = sha256(
-            b"resume\0" + session_id.encode() + b"\0" + request.session_key
-        ).digest()
+        resume_token = sha256(b"resume\0" + session_id.encode() + b"\0" + request.session_key).digest()
         resume_hash = sha256(resume_token).digest()
         registered: c.Registered = await self._mesh.ask(
             ns,
@@ -95,9 +87,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         )
         return pb.DeregisterAgentResponse()
 
-    async def DeclareAgent(
-        self, request: pb.DeclareAgentRequest, context: Any
-    ) -> pb.DeclareAgentResponse:
+    async def DeclareAgent(self, request: pb.DeclareAgentRequest, context: Any) -> pb.DeclareAgentResponse:
         """Make an agent known before its process runs."""
         call = current_call()
         ns = one_namespace(self._mesh, call)
@@ -110,9 +100,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         agent = codec.agent_to(declared.agent, ns.info.epoch)
         return pb.DeclareAgentResponse(agent=agent, created=declared.created)
 
-    async def GetAgent(
-        self, request: pb.GetAgentRequest, context: Any
-    ) -> pb.GetAgentResponse:
+    async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         """Return one agent."""
         ns = one_namespace(self._mesh, current_call())
         agent_id = validate.agent_id(request.agent_id)
@@ -123,20 +111,14 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         await self._mesh.commits.settled()
         return response
 
-    async def ListAgents(
-        self, request: pb.ListAgentsRequest, context: Any
-    ) -> pb.ListAgentsResponse:
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         """Find agents."""
         size = validate.page_size(request.page_size)
         kind = enum(AgentType, request.type, "type") if request.type else None
         wanted = validate.capabilities(request.capabilities, 32, "capabilities")
         health = frozenset(enum(Health, h, "health") for h in request.health)
         conditions = repr((request.namespace, kind, sorted(wanted), sorted(health)))
-        after = (
-            page_token.decode("agents", conditions, request.page_token)
-            if request.page_token
-            else ""
-        )
+        after = page_token.decode("agents", conditions, request.page_token) if request.page_token else ""
         found: list[tuple[str, Agent, int]] = []
         for ns in namespaces(self._mesh, current_call()):
             for agent in ns.agents.values():
@@ -149,11 +131,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
                 ):
                     found.append((place, agent, ns.info.epoch))
         found.sort(key=lambda entry: entry[0])
-        more = (
-            page_token.encode("agents", conditions, found[size - 1][0])
-            if len(found) > size
-            else ""
-        )
+        more = page_token.encode("agents", conditions, found[size - 1][0]) if len(found) > size else ""
         response = pb.ListAgentsResponse(
             agents=[codec.agent_to(agent, epoch) for _, agent, epoch in found[:size]],
             next_page_token=more,
@@ -165,13 +143,9 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: Any
     ) -> None:
         """Keep a session alive for agents that take no work."""
-        await self._streams.serve(
-            request_iterator, context, pb.HeartbeatResponse, takes_work=False
-        )
+        await self._streams.serve(request_iterator, context, pb.HeartbeatResponse, takes_work=False)
 
-    async def GetMeshStatus(
-        self, request: pb.GetMeshStatusRequest, context: Any
-    ) -> pb.GetMeshStatusResponse:
+    async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Any) -> pb.GetMeshStatusResponse:
         """Summarise the mesh."""
         rules = self._mesh.rules
         now_mono = time.monotonic()
@@ -182,9 +156,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             bounds=pb.FailureBounds(
                 killed=duration(rules.lost_after_ms + SWEEP_SLACK_MS // 2),
                 # Time to the ping, its timeout, then the grace of a broken connection.
-                unreachable=duration(
-                    2 * self._keepalive_ms + rules.lost_after_ms + SWEEP_SLACK_MS
-                ),
+                unreachable=duration(2 * self._keepalive_ms + rules.lost_after_ms + SWEEP_SLACK_MS),
                 hung=duration(rules.lease_ttl_ms + 3 * SWEEP_SLACK_MS),
             ),
             namespaces=[_status(ns) for ns in namespaces(self._mesh, current_call())],
@@ -207,11 +179,7 @@ def namespaces(mesh: Mesh, call: Call) -> list[Namespace]:
     """Return the namespaces a list covers: the one it names, or every one the caller may read but the mesh's own."""
     if call.namespace:
         return [one_namespace(mesh, call)]
-    names = sorted(
-        n
-        for n in mesh.namespaces
-        if n != SYSTEM_NAMESPACE and call.principal.may_see(n)
-    )
+    names = sorted(n for n in mesh.namespaces if n != SYSTEM_NAMESPACE and call.principal.may_see(n))
     return [mesh.namespaces[n] for n in names]
 
 
@@ -227,16 +195,14 @@ def agent_not_found(namespace: str, agent_id: str) -> Refusal:
 def _within_grant(call: Call, kind: AgentType, capabilities: frozenset[str]) -> None:
     principal = call.principal
     if principal.agent_type is not kind:
-        own = (
-            principal.agent_type.name.lower()
-            if principal.agent_type is not None
-            else "none"
-        )
+        own = principal.agent_type.name.lower() if principal.agent_type is not None else "none"
         message = f"the token is for an agent of type {own}, not {kind.name.lower()}"
         raise Refusal(Reason.IDENTITY_MISMATCH, message, field="spec.type")
     if ANY not in principal.capabilities and not capabilities <= principal.capabilities:
         beyond = ", ".join(sorted(capabilities - principal.capabilities))
-        message = f"the token does not allow the capabilities {beyond}; declare the agent with them and join again"
+        message = (
+            f"the token does not allow the capabilities {beyond}; declare the agent with them and join again"
+        )
         raise Refusal(Reason.GRANT_EXCEEDS_CALLER, message, field="spec.capabilities")
 
 
@@ -258,7 +224,5 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
         default=None,
     )
     if oldest is not None:
-        message.oldest_queued_age.CopyFrom(
-            duration(max(0, time.time_ns() // 1_000_000 - oldest))
-        )
+        message.oldest_queued_age.CopyFrom(duration(max(0, time.time_ns() // 1_000_000 - oldest)))
     return message

@@ -39,16 +39,12 @@ MAX_HELD_SHOWN = 100
 class SchedulerService(pb_grpc.SchedulerServiceServicer):
     """Takes tasks, hands them to agents, keeps their results."""
 
-    def __init__(
-        self, mesh: Mesh, submission: Submission, streams: SessionStreams
-    ) -> None:
+    def __init__(self, mesh: Mesh, submission: Submission, streams: SessionStreams) -> None:
         self._mesh = mesh
         self._submission = submission
         self._streams = streams
 
-    async def SubmitTask(
-        self, request: pb.SubmitTaskRequest, context: Any
-    ) -> pb.SubmitTaskResponse:
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Any) -> pb.SubmitTaskResponse:
         """Take one task."""
         call = current_call()
         ns = one_namespace(self._mesh, call)
@@ -60,9 +56,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         task = result.task or await self._mesh.find_task(ns, result.task_id)
         return pb.SubmitTaskResponse(task=codec.task_to(task), existed=result.existed)
 
-    async def SubmitTasks(
-        self, request: pb.SubmitTasksRequest, context: Any
-    ) -> pb.SubmitTasksResponse:
+    async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: Any) -> pb.SubmitTasksResponse:
         """Take many tasks, with a result for each."""
         call = current_call()
         ns = one_namespace(self._mesh, call)
@@ -84,39 +78,27 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
                 items.append(refusal)
         specs = [item for item in items if not isinstance(item, Refusal)]
         taken = iter(await self._submission.submit(ns, specs, call, copies=False))
-        outcomes = [
-            item if isinstance(item, Refusal) else next(taken) for item in items
-        ]
+        outcomes = [item if isinstance(item, Refusal) else next(taken) for item in items]
         results = [
-            _item(message.task_id, outcome)
-            for message, outcome in zip(request.specs, outcomes, strict=True)
+            _item(message.task_id, outcome) for message, outcome in zip(request.specs, outcomes, strict=True)
         ]
         return pb.SubmitTasksResponse(results=results)
 
-    async def GetTask(
-        self, request: pb.GetTaskRequest, context: Any
-    ) -> pb.GetTaskResponse:
+    async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.GetTaskResponse:
         """Return one task."""
         _, task = await self._task(request.task_id)
-        message = await self._shown(copy(task), request.view)
-        past = await self._mesh.commits.read(
-            self._mesh.store.list_attempts, task.key, MAX_PAST_ATTEMPTS
-        )
-        message.past_attempts.extend(
-            codec.ended_attempt_to(a) for a in past if a.number != task.attempt
-        )
-        await self._mesh.commits.settled()
+        snapshot = copy(task)
+        await self._mesh.commits.settled()  # before that, a fresh result is nowhere to be read
+        message = await self._shown(snapshot, request.view)
+        past = await self._mesh.commits.read(self._mesh.store.list_attempts, snapshot.key, MAX_PAST_ATTEMPTS)
+        message.past_attempts.extend(codec.ended_attempt_to(a) for a in past if a.number < snapshot.attempt)
         return pb.GetTaskResponse(task=message)
 
-    async def ListTasks(
-        self, request: pb.ListTasksRequest, context: Any
-    ) -> pb.ListTasksResponse:
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Any) -> pb.ListTasksResponse:
         """List tasks, newest first. What is listed is what is durable."""
         size = validate.page_size(request.page_size)
         states = tuple(sorted({enum(TaskState, s, "states") for s in request.states}))
-        task_type = (
-            validate.dotted(request.task_type, "task_type") if request.task_type else ""
-        )
+        task_type = validate.dotted(request.task_type, "task_type") if request.task_type else ""
         agent_id = validate.agent_id(request.agent_id) if request.agent_id else ""
         conditions = repr((request.namespace, states, task_type, agent_id))
         before = 0
@@ -129,27 +111,17 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             TaskFilter(names, states, task_type, agent_id, before, size + 1),
         )
         page = tasks[:size]
-        more = (
-            page_token.encode("tasks", conditions, str(page[-1].key))
-            if len(tasks) > size
-            else ""
-        )
+        more = page_token.encode("tasks", conditions, str(page[-1].key)) if len(tasks) > size else ""
         shown = []
         for task in page:
             live = self._mesh.namespaces[task.namespace].tasks.get(task.spec.task_id)
             # Acceptance and progress are not durable; memory knows them.
-            if (
-                live is not None
-                and live.key == task.key
-                and live.generation == task.generation
-            ):
+            if live is not None and live.key == task.key and live.generation == task.generation:
                 task = live  # noqa: PLW2901
             shown.append(codec.task_to(task))
         return pb.ListTasksResponse(tasks=shown, next_page_token=more)
 
-    async def CancelTask(
-        self, request: pb.CancelTaskRequest, context: Any
-    ) -> pb.CancelTaskResponse:
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: Any) -> pb.CancelTaskResponse:
         """Ask for the end of a task."""
         call = current_call()
         ns = one_namespace(self._mesh, call)
@@ -164,14 +136,10 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             task = found
             await self._mesh.commits.settled()
         else:
-            task = await self._mesh.ask(
-                ns, lambda ticket: Cancel(ticket, task_id, grace_ms), entry
-            )
+            task = await self._mesh.ask(ns, lambda ticket: Cancel(ticket, task_id, grace_ms), entry)
         return pb.CancelTaskResponse(task=codec.task_to(task))
 
-    async def WaitTask(
-        self, request: pb.WaitTaskRequest, context: Any
-    ) -> pb.WaitTaskResponse:
+    async def WaitTask(self, request: pb.WaitTaskRequest, context: Any) -> pb.WaitTaskResponse:
         """Wait until a task has ended, or the time is over."""
         wait_ms = DEFAULT_WAIT_MS
         if request.HasField("timeout"):
@@ -189,9 +157,9 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             pass
         finally:
             self._mesh.hub.remove(task.key, watcher)
-        message = await self._shown(copy(task), request.view)
-        await self._mesh.commits.settled()
-        return pb.WaitTaskResponse(task=message)
+        snapshot = copy(task)
+        await self._mesh.commits.settled()  # before that, a fresh result is nowhere to be read
+        return pb.WaitTaskResponse(task=await self._shown(snapshot, request.view))
 
     async def WatchTask(
         self, request: pb.WatchTaskRequest, context: Any
@@ -202,17 +170,13 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         try:
             snapshot = copy(task)
             await self._mesh.commits.settled()
-            yield pb.WatchTaskResponse(
-                task=await self._shown(snapshot, pb.TASK_VIEW_FULL)
-            )
+            yield pb.WatchTaskResponse(task=await self._shown(snapshot, pb.TASK_VIEW_FULL))
             shown = snapshot.generation
             over = snapshot.terminal
             while not over:
                 event = await watcher.next()
                 if isinstance(event, OutputPiece):
-                    chunk = pb.OutputChunk(
-                        attempt=event.attempt, seq=event.seq, chunk=event.chunk
-                    )
+                    chunk = pb.OutputChunk(attempt=event.attempt, seq=event.seq, chunk=event.chunk)
                     yield pb.WatchTaskResponse(output=chunk)
                 elif isinstance(event, ProgressNote):
                     yield pb.WatchTaskResponse(progress=codec.progress_to(*event))
@@ -224,9 +188,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         finally:
             self._mesh.hub.remove(task.key, watcher)
 
-    async def ExplainTask(
-        self, request: pb.ExplainTaskRequest, context: Any
-    ) -> pb.ExplainTaskResponse:
+    async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Any) -> pb.ExplainTaskResponse:
         """Explain why a task is where it is."""
         ns, task = await self._task(request.task_id)
         found = explain(ns, task, asyncio.get_running_loop().time())
@@ -247,27 +209,19 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         await self._mesh.commits.settled()
         return response
 
-    async def GetWorkload(
-        self, request: pb.GetWorkloadRequest, context: Any
-    ) -> pb.GetWorkloadResponse:
+    async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Any) -> pb.GetWorkloadResponse:
         """Return what agents hold and have done."""
         call = current_call()
         wanted = validate.agent_id(request.agent_id) if request.agent_id else ""
         found: list[Agent] = []
         for ns in namespaces(self._mesh, call):
             agents = (
-                [ns.agents[wanted]]
-                if wanted in ns.agents
-                else []
-                if wanted
-                else list(ns.agents.values())
+                [ns.agents[wanted]] if wanted in ns.agents else [] if wanted else list(ns.agents.values())
             )
             found += sorted(agents, key=lambda a: a.spec.agent_id)
         if wanted and not found:
             raise agent_not_found(call.namespace, wanted)
-        response = pb.GetWorkloadResponse(
-            workloads=[_workload(a) for a in found[:MAX_WORKLOADS]]
-        )
+        response = pb.GetWorkloadResponse(workloads=[_workload(a) for a in found[:MAX_WORKLOADS]])
         await self._mesh.commits.settled()
         return response
 
@@ -275,9 +229,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any
     ) -> None:
         """Serve the stream of an agent that takes work."""
-        await self._streams.serve(
-            request_iterator, context, pb.WorkResponse, takes_work=True
-        )
+        await self._streams.serve(request_iterator, context, pb.WorkResponse, takes_work=True)
 
     async def _task(self, task_id: str) -> tuple[Namespace, Task]:
         ns = one_namespace(self._mesh, current_call())

@@ -45,11 +45,7 @@ class SessionStreams:
         call = current_call()
         iterator = requests.__aiter__()
         first: Request | None = await anext(iterator, None)
-        if (
-            first is None
-            or not first.frames
-            or first.frames[0].WhichOneof("frame") != "open"
-        ):
+        if first is None or not first.frames or first.frames[0].WhichOneof("frame") != "open":
             raise Refusal(
                 Reason.PROTOCOL_VIOLATION,
                 "the first frame of a stream is Open; send it",
@@ -57,21 +53,14 @@ class SessionStreams:
         opening = first.frames[0].open
         ns = self._mesh.namespace(authorize_namespace(call, opening.namespace))
         stream = AgentStream(ns)
-        limit = (
-            min(opening.max_inbound_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
-            - HEADROOM_BYTES
-        )
+        limit = min(opening.max_inbound_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES) - HEADROOM_BYTES
         session = await self._open(ns, stream, opening, call, takes_work=takes_work)
         stream.session = session
         self._mesh.streams.add(stream)
         writer = asyncio.create_task(self._write(stream, context, response, limit))
-        reader = asyncio.create_task(
-            self._read(ns, stream, call, first.frames[1:], iterator)
-        )
+        reader = asyncio.create_task(self._read(ns, stream, call, first.frames[1:], iterator))
         try:
-            done, _ = await asyncio.wait(
-                (reader, writer), return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 # The reader's refusal ends the call with its status.
                 task.result()
@@ -129,27 +118,19 @@ class SessionStreams:
         async for request in requests:
             self._arrived(ns, stream, call, request.frames)
 
-    def _arrived(
-        self, ns: Namespace, stream: AgentStream, call: Call, messages: Any
-    ) -> None:
+    def _arrived(self, ns: Namespace, stream: AgentStream, call: Call, messages: Any) -> None:
         frames, token = codec.up(messages)
         if token:
             self._authority.reauthenticate(call.stream, token)
         assert stream.session is not None
-        self._mesh.post(
-            ns, c.Frames(stream.session, stream, frames), _audited(call, frames)
-        )
+        self._mesh.post(ns, c.Frames(stream.session, stream, frames), _audited(call, frames))
 
-    async def _write(
-        self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int
-    ) -> None:
+    async def _write(self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int) -> None:
         while frames := await stream.take():
             for batch in codec.cut(frames, limit_bytes):
                 payloads = await self._payloads(batch)
                 message = response()
-                message.frames.extend(
-                    [codec.down(f, payloads, self._mesh.rules) for f in batch]
-                )
+                message.frames.extend([codec.down(f, payloads, self._mesh.rules) for f in batch])
                 try:
                     await context.write(message)
                 except asyncio.InvalidStateError:
@@ -162,19 +143,13 @@ class SessionStreams:
         absent: list[int] = []
         for frame in batch:
             if type(frame) is Assign:
-                cached = (
-                    self._mesh.payloads.get(frame.task_key)
-                    if frame.payload_bytes
-                    else b""
-                )
+                cached = self._mesh.payloads.get(frame.task_key) if frame.payload_bytes else b""
                 if cached is None:
                     absent.append(frame.task_key)
                 else:
                     payloads[frame.task_key] = cached
         if absent:
-            payloads.update(
-                await self._mesh.commits.read(self._mesh.store.get_payloads, absent)
-            )
+            payloads.update(await self._mesh.commits.read(self._mesh.store.get_payloads, absent))
         return payloads
 
 

@@ -24,7 +24,7 @@ BAD_DISK = "bad-disk"
 FAILING_DISK = """
 import os, sys
 from meshd.ports.store import StorageError
-from meshd.store.sqlite import SqliteStore
+from meshd.daemon import SqliteStore
 commit = SqliteStore.commit
 def failing(self, batch):
     if os.path.exists(os.path.join(os.path.dirname(os.environ["NOTIFY_SOCKET"]), "bad-disk")):

@@ -10,10 +10,17 @@ from agentmesh.v1.task_pb2 import PlacementStrategy, TaskSpec
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"\x00\xff", "", "grüß", None, 1, 1.5, True, [1, None], {"a": {"b": [1]}}]
+    "value",
+    [b"\x00\xff", "grüß", None, 1, 1.5, True, [1, None], {"a": {"b": [1]}}],
+    ids=["bytes", "text", "none", "int", "float", "bool", "list", "dict"],
 )
 def test_values_come_back_as_they_went(value: PayloadLike) -> None:
     assert decode_payload(encode_payload(value)) == value
+
+
+def test_empty_values_keep_their_kind() -> None:
+    assert decode_payload(encode_payload(b"")) == b""
+    assert decode_payload(encode_payload("")) == ""
 
 
 def test_a_payload_is_taken_as_it_is() -> None:
@@ -28,7 +35,7 @@ def test_limits_are_named_with_both_numbers() -> None:
         encode_payload(bytes(MAX_INLINE_BYTES + 1))
 
 
-@pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan")])
+@pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan")], ids=["object", "inner", "nan"])
 def test_what_json_cannot_hold_is_refused_without_showing_it(value: PayloadLike) -> None:
     with pytest.raises(InvalidRequest) as refused:
         encode_payload(value)

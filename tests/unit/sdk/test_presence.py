@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh.errors import NotAuthenticated, SessionEnded, Superseded, Unreachable
+from agentmesh.errors import MeshError, NotAuthenticated, SessionEnded, Superseded, Unreachable
 from agentmesh.handlers import Uplink
 from agentmesh.identity import Identity
 from agentmesh.presence import Presence
 from agentmesh.session import Attempt, SessionMachine
-from agentmesh.v1.agent_pb2 import Agent, AgentSpec, AgentType
+from agentmesh.v1.agent_pb2 import Agent, AgentSpec, AgentType, Health
 from agentmesh.v1.auth_service_pb2 import JoinRequest, RenewTokenRequest, RenewTokenResponse, Token
 from agentmesh.v1.registry_service_pb2 import GetAgentRequest, RegisterAgentRequest, RegisterAgentResponse
 from agentmesh.v1.session_pb2 import (
@@ -101,7 +101,7 @@ class WorldLink:
 
     async def get_agent(self, request: GetAgentRequest, token: str) -> Agent:
         self.world.require(token)
-        return Agent(session_id=self.world.rival or "", health="HEALTH_HEALTHY")
+        return Agent(session_id=self.world.rival or "", health=Health.HEALTH_HEALTHY)
 
     def open_stream(self, token: str, *, takes_work: bool) -> WorldStream:
         return WorldStream(self.world, token)
@@ -118,6 +118,13 @@ class WorldStream:
         self.inbox: asyncio.Queue[Sequence[MeshFrame] | Exception] = asyncio.Queue()
 
     async def write(self, frames: list[AgentFrame]) -> None:
+        try:
+            self._take(frames)
+        except MeshError as error:
+            self.inbox.put_nowait(error)  # as with gRPC, the reader gets the status
+            raise Unreachable("the stream is over") from None
+
+    def _take(self, frames: list[AgentFrame]) -> None:
         self.world.require(self.token)
         for frame in frames:
             if frame.HasField("open"):

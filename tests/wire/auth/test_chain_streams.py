@@ -30,7 +30,7 @@ async def work(house, token: str, first: pb.WorkRequest | None = None):
 
 
 async def drain(call) -> None:
-    async for _ in call:
+    while await call.read() is not grpc.aio.EOF:
         pass
 
 
@@ -65,11 +65,12 @@ async def test_revocation_ends_a_stream_whose_client_does_not_read(house):
     await asyncio.sleep(0.3)
     await house.world.authority.revoke(house.world.call(), "blue", Target(agent_id="a-1"), "")
     for _ in range(100):
-        if house.service.closed:
+        if house.observer.calls:
             break
         await asyncio.sleep(0.01)
     assert house.service.closed == 1
     assert len(house.world.authority._streams) == 0
+    assert house.observer.calls == [("WatchTask", "UNAUTHENTICATED")]
     call.cancel()
 
 

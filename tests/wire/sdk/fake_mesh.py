@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -85,7 +84,7 @@ class FakeStream:
 
     def __init__(self, opening: Open, loop: asyncio.AbstractEventLoop) -> None:
         self.opening = opening
-        self.down: asyncio.Queue[list[MeshFrame] | None | tuple[grpc.StatusCode, str]] = asyncio.Queue()
+        self.down: asyncio.Queue[list[MeshFrame] | tuple[grpc.StatusCode, str] | None] = asyncio.Queue()
         self._loop = loop
         self._seen: deque[AgentFrame] = deque()
         self._news = threading.Condition()
@@ -114,7 +113,8 @@ class FakeStream:
 
     def wait_ended(self, timeout_s: float = 10.0) -> None:
         with self._news:
-            assert self._news.wait_for(lambda: self.ended, timeout_s), "the stream did not end"
+            ended = self._news.wait_for(lambda: self.ended, timeout_s)
+        assert ended, "the stream did not end"
 
     def expect(self, kind: str, fence: str | None = None, timeout_s: float = 10.0) -> Any:
         """The next frame of a kind (about a fence), skipping and forgetting all others before it."""
@@ -128,15 +128,12 @@ class FakeStream:
                         if fence is None or body.fence == fence.encode():
                             return body
                 left_s = deadline_s - time.monotonic()
-                assert left_s > 0 and not self.ended, f"no {kind} frame came"
+                assert left_s > 0, f"no {kind} frame came"
+                assert not self.ended, f"the stream ended without a {kind} frame"
                 self._news.wait(left_s)
 
 
-class FakeMesh(
-    auth_service_pb2_grpc.AuthServiceServicer,
-    registry_service_pb2_grpc.RegistryServiceServicer,
-    scheduler_service_pb2_grpc.SchedulerServiceServicer,
-):
+class FakeMesh:
     """The daemon. Attributes are the script; `acks` acknowledges every report at once."""
 
     def __init__(self, address: str) -> None:
@@ -189,19 +186,27 @@ class FakeMesh(
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = grpc.aio.server()
-        auth_service_pb2_grpc.add_AuthServiceServicer_to_server(self, self._server)
-        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(self, self._server)
-        scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(self, self._server)
-        if self.address.startswith("unix:"):
-            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
-        assert self._server.add_insecure_port(self.address)
-        await self._server.start()
+        server = self._server = grpc.aio.server()
+        methods: Any = self  # those of the three services that are called; see __getattr__
+        auth_service_pb2_grpc.add_AuthServiceServicer_to_server(methods, server)
+        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(methods, server)
+        scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(methods, server)
+        assert server.add_insecure_port(self.address)
+        await server.start()
 
     async def _stop(self) -> None:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+
+    def __getattr__(self, name: str) -> Any:
+        if not name[0].isupper():
+            raise AttributeError(name)
+
+        async def unimplemented(request: Any, context: Any) -> None:
+            await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_FOUND")
+
+        return unimplemented
 
     def _note(self) -> None:
         with self._news:
@@ -329,13 +334,3 @@ class FakeMesh(
         await self._scripted("WatchTask", request, context)
         for event in self.answer["WatchTask"](request):
             await context.write(event)
-
-
-for _service in (
-    auth_service_pb2_grpc.AuthServiceServicer,
-    registry_service_pb2_grpc.RegistryServiceServicer,
-    scheduler_service_pb2_grpc.SchedulerServiceServicer,
-):
-    assert not getattr(_service, "__abstractmethods__", None), (
-        "the generated servicers are concrete at run time"
-    )
