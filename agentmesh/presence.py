@@ -262,6 +262,8 @@ class Presence:
 
     async def _end_after_bye(self) -> None:
         await self._bye_said.wait()
+        if not self._machine.is_open:
+            return  # there was nobody to say it to
         await self._clock.sleep(_BYE_TIMEOUT_S)  # the daemon ends the stream; this is for one that does not
 
     async def _renew_tokens(self, link: Link) -> None:

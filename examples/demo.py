@@ -41,8 +41,13 @@ async def main() -> int:
     print("Reading the standard library ...", flush=True)
     library = await asyncio.to_thread(standard_library)
     skipped = ", ".join(f"{count} {why}" for why, count in sorted(library.skipped.items()))
-    print(f"{len(library.specs)} modules; {library.skipped.total()} left out{f' ({skipped})' if skipped else ''}")
-    with tempfile.TemporaryDirectory(prefix="agentmesh-demo-") as folder, Processes(Path(folder)) as processes:
+    print(
+        f"{len(library.specs)} modules; {library.skipped.total()} left out{f' ({skipped})' if skipped else ''}"
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="agentmesh-demo-") as folder,
+        Processes(Path(folder)) as processes,
+    ):
         processes.start_meshd()
         for agent_id in WORKERS:
             processes.start_worker(agent_id)
@@ -143,13 +148,19 @@ def show(log: ClientLog, by_mesh: Account, by_client: Account, took_s: float) ->
         ("modules", *totals),
         [(len(results), *(sum(result[what] for result in results.values()) for what in totals))],
     )
-    functions = [(result["most_complex"], task_id) for task_id, result in results.items() if result["most_complex"]]
+    functions = [
+        (result["most_complex"], task_id) for task_id, result in results.items() if result["most_complex"]
+    ]
     functions.sort(key=lambda found: (-found[0]["complexity"], found[1]))
     table(
         "The ten most complex functions, one per module",
         ("complexity", "function", "module"),
         [
-            (function["complexity"], function["name"], f"{task_id.removeprefix('stdlib/')}:{function['line']}")
+            (
+                function["complexity"],
+                function["name"],
+                f"{task_id.removeprefix('stdlib/')}:{function['line']}",
+            )
             for function, task_id in functions[:10]
         ],
     )

@@ -68,7 +68,8 @@ def account_of_records(records: list[Task], acknowledged: int) -> Account:
         succeeded=len(succeeded),
         lost=acknowledged - len(succeeded),
         repeated=sum(
-            sum(attempt.state == accepted for attempt in (*task.past_attempts, task.attempt)) > 1 for task in records
+            sum(attempt.state == accepted for attempt in (*task.past_attempts, task.attempt)) > 1
+            for task in records
         ),
     )
 

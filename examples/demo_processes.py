@@ -68,10 +68,16 @@ class Processes:
 
     def _start(self, name: str, *arguments: str, **environment: str) -> None:
         # No setting from outside reaches the demo's processes.
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("AGENTMESH_", "MESHD_"))}
+        clean = {
+            key: value for key, value in os.environ.items() if not key.startswith(("AGENTMESH_", "MESHD_"))
+        }
         with self._log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [sys.executable, *arguments], env={**clean, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, *arguments],
+                env={**clean, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _log(self, name: str) -> Path:

@@ -52,7 +52,7 @@ from meshd.ports.store import Restored, StorageError
 from meshd.security.keys import KeyFileError, jwks, load_signing_key
 from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
-from meshd.store0.sqlite import SqliteStore
+from meshd.store.sqlite import SqliteStore
 from meshd.wire import server as wire
 from meshd.wire.access_rules import load_rules
 from meshd.wire.chain import Chain
@@ -148,7 +148,9 @@ async def _serve(
         sweeper.add_done_callback(partial(_sweep_ended, storage_failed))
         readiness.begin()
         sd_notify.notify("READY=1")
-        log.info("meshd ready", **addresses, data_dir=settings.data_dir, open_tasks=open_tasks, pid=os.getpid())
+        log.info(
+            "meshd ready", **addresses, data_dir=settings.data_dir, open_tasks=open_tasks, pid=os.getpid()
+        )
         code = await ended
         limit = process.end_later(code, EXIT_WITHIN_S)
         readiness.withdraw("shutting down")
@@ -295,7 +297,11 @@ def _start_errors() -> Iterator[None]:
 def _sweep_ended(storage_failed: Callable[[StorageError], None], sweeper: asyncio.Task[None]) -> None:
     error = None if sweeper.cancelled() else sweeper.exception()
     if error is not None:
-        storage_failed(error if isinstance(error, StorageError) else StorageError(f"deleting old tasks failed: {error!r}"))
+        storage_failed(
+            error
+            if isinstance(error, StorageError)
+            else StorageError(f"deleting old tasks failed: {error!r}")
+        )
 
 
 def _resolve(ended: asyncio.Future[int], code: int) -> None:

@@ -105,16 +105,23 @@ class Settings:
     )
     tls_key: str = _setting("", "TLS", "PEM file with the certificate's private key, not encrypted.")
     insecure: bool = _setting(
-        False, "TLS", "Allow addresses other than loopback without TLS: everybody on the way reads tokens and payloads."
+        False,
+        "TLS",
+        "Allow addresses other than loopback without TLS: everybody on the way reads tokens and payloads.",
     )
     issuer: str = _setting(
-        "agentmesh", "TLS", "Name of this mesh in its tokens (iss); a change makes every token handed out invalid."
+        "agentmesh",
+        "TLS",
+        "Name of this mesh in its tokens (iss); a change makes every token handed out invalid.",
     )
     log_level: str = _setting(
         "info", "Logging", "Least severe messages to log.", choices=("debug", "info", "warning", "error")
     )
     log_format: str = _setting(
-        "text", "Logging", "One JSON object a line, or text for people; both go to stderr.", choices=("json", "text")
+        "text",
+        "Logging",
+        "One JSON object a line, or text for people; both go to stderr.",
+        choices=("json", "text"),
     )
     beat_interval_ms: int = _setting(
         1_000, "Sessions", "Pace at which agents prove that they live.", bounds=(100, 60_000)
@@ -132,7 +139,10 @@ class Settings:
         750, "Sessions", "An agent whose last connection broke is lost after so long.", bounds=(0, 600_000)
     )
     hold_min_ms: int = _setting(
-        10_000, "Sessions", "After a restart, time for agents to return to their work, at least.", bounds=(0, 600_000)
+        10_000,
+        "Sessions",
+        "After a restart, time for agents to return to their work, at least.",
+        bounds=(0, 600_000),
     )
     disconnected_grace_ms: int = _setting(
         600_000,
@@ -156,13 +166,19 @@ class Settings:
         7, "Storage", "How long ended tasks, their results and their ids are kept.", bounds=(7, 3_650)
     )
     min_free_mib: int = _setting(
-        64, "Storage", "With less space than this left for data_dir, new work is refused.", bounds=(1, 1_048_576)
+        64,
+        "Storage",
+        "With less space than this left for data_dir, new work is refused.",
+        bounds=(1, 1_048_576),
     )
     max_uncommitted_mib: int = _setting(
         64, "Storage", "New work is refused while more than this waits for the disk.", bounds=(2, 65_536)
     )
     commit_window_ms: int = _setting(
-        3, "Storage", "Longest wait for more to write in the same commit, under concurrent load.", bounds=(0, 100)
+        3,
+        "Storage",
+        "Longest wait for more to write in the same commit, under concurrent load.",
+        bounds=(0, 100),
     )
 
     def __post_init__(self) -> None:

@@ -20,7 +20,9 @@ SYSTEM_FILE = Path("/etc/meshd/meshd.toml")
 ENVIRONMENT_PREFIX = "MESHD_"
 
 # Kubernetes puts these into every container beside a Service named meshd; they are no settings.
-SERVICE_LINKS = re.compile(r"MESHD_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+SERVICE_LINKS = re.compile(
+    r"MESHD_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
 def environment_name(name: str) -> str:
@@ -44,7 +46,9 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     values |= _from_environment(environment)
     known = _known()
     values |= {
-        name: value if isinstance(value, bool) else _from_text(known[name], value, "--" + name.replace("_", "-"))
+        name: value
+        if isinstance(value, bool)
+        else _from_text(known[name], value, "--" + name.replace("_", "-"))
         for name, value in flags.items()
         if value is not None
     }
@@ -102,7 +106,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}", "check --config and its permissions") from None
+        raise SettingsError(
+            f"{path} cannot be read: {error.strerror}", "check --config and its permissions"
+        ) from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
@@ -133,7 +139,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def _unknown(name: str, where: str, valid: list[str]) -> SettingsError:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return SettingsError(
-        f'unknown setting "{name}" in {where}', f'did you mean "{near[0]}"?' if near else "meshd --help lists them all"
+        f'unknown setting "{name}" in {where}',
+        f'did you mean "{near[0]}"?' if near else "meshd --help lists them all",
     )
 
 
@@ -146,7 +153,9 @@ def _from_text(known: Field[Any], text: str, where: str) -> str | int | bool:
     elif known.type == "bool":
         words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
         if text.lower() not in words:
-            raise SettingsError(f'{known.name} in {where} is "{text}", neither true nor false', describe(known))
+            raise SettingsError(
+                f'{known.name} in {where} is "{text}", neither true nor false', describe(known)
+            )
         value = words[text.lower()]
     _check_type(known, value, where)
     return value
@@ -157,7 +166,9 @@ def _check_type(known: Field[Any], value: object, where: str) -> None:
         str(known.type)
     ]
     if type(value) is not wanted:
-        raise SettingsError(f"{known.name} in {where} must be {word}, not {type(value).__name__}", describe(known))
+        raise SettingsError(
+            f"{known.name} in {where} must be {word}, not {type(value).__name__}", describe(known)
+        )
     low, high = known.metadata["bounds"]
     if isinstance(value, int) and high and not low <= value <= high:
         raise SettingsError(f"{known.name} in {where} is {value}, outside {low} to {high}", describe(known))

@@ -351,6 +351,7 @@ class Mesh:
         for stream in list(self.streams):
             stream.push(GoAway(GoAwayReason.SHUTTING_DOWN))
             stream.close()
+        self.audit.flush_denials(time.monotonic(), force=True)
         await self.commits.close()
 
 

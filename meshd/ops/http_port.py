@@ -55,7 +55,10 @@ class HttpPort:
             if error.errno == errno.EADDRINUSE:
                 what, next_step = "the address is in use", "stop the process that has it, or set http_listen"
             else:
-                what, next_step = str(error.strerror), 'set http_listen to an address of this host, or "" for none'
+                what, next_step = (
+                    str(error.strerror),
+                    'set http_listen to an address of this host, or "" for none',
+                )
             raise StartError(f"http_listen {address} cannot be bound: {what}", next_step) from None
         if tls is not None:
             # The handshake happens at the first read, on the connection's own thread and under its timeout.
@@ -84,7 +87,9 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 64
 
-    def __init__(self, family: socket.AddressFamily, address: tuple[str, int], pages: dict[str, Render]) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, address: tuple[str, int], pages: dict[str, Render]
+    ) -> None:
         self.address_family = family
         self.pages = pages
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)

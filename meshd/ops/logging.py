@@ -42,7 +42,11 @@ SECRET_TEXT: Final = re.compile(
     re.DOTALL,
 )
 
-LIBRARY_LEVELS: Final = {"asyncio": logging.WARNING, "alembic": logging.WARNING, "sqlalchemy": logging.WARNING}
+LIBRARY_LEVELS: Final = {
+    "asyncio": logging.WARNING,
+    "alembic": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+}
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:

@@ -57,21 +57,33 @@ class Metrics:
         self._submitted = _Counts(new, "meshd_tasks_submitted", "Tasks taken.", "namespace")
         self._assigned = _Counts(new, "meshd_attempts_assigned", "Attempts handed out.", "namespace")
         self._ended = _Counts(new, "meshd_tasks_ended", "Tasks ended.", "namespace", "state", "reason")
-        self._lost = _Counts(new, "meshd_attempts_lost", "Attempts taken from lost agents.", "namespace", "cause")
+        self._lost = _Counts(
+            new, "meshd_attempts_lost", "Attempts taken from lost agents.", "namespace", "cause"
+        )
         self._stale = _Counts(new, "meshd_reports_stale", "Reports with a foreign or old fence.", "namespace")
         self._refused = _Counts(new, "meshd_calls_refused", "Calls refused.", "reason")
         self._handled = _Counts(new, "meshd_calls_handled", "Calls and streams ended.", "method", "code")
         self._durations = Histogram(
-            "meshd_call_seconds", "Duration of calls; streams last long.", ["method"], buckets=CALL_BUCKETS, registry=new
+            "meshd_call_seconds",
+            "Duration of calls; streams last long.",
+            ["method"],
+            buckets=CALL_BUCKETS,
+            registry=new,
         )
         self._duration_of: dict[str, Histogram] = {}
-        self._commits = Histogram("meshd_commit_seconds", "Duration of commits.", buckets=COMMIT_BUCKETS, registry=new)
+        self._commits = Histogram(
+            "meshd_commit_seconds", "Duration of commits.", buckets=COMMIT_BUCKETS, registry=new
+        )
         self._rows = Counter("meshd_commit_rows", "Rows made durable.", registry=new)
         self._stalls = Counter("meshd_stalls", "Times the daemon itself stood still.", registry=new)
-        self._stalled_s = Counter("meshd_stalled_seconds", "Seconds the daemon itself stood still.", registry=new)
+        self._stalled_s = Counter(
+            "meshd_stalled_seconds", "Seconds the daemon itself stood still.", registry=new
+        )
         ProcessCollector(namespace="meshd", registry=new)
 
-    def add_gauges(self, mesh: Callable[[], MeshGauges | None], *, ready: Callable[[], bool], lag_s: Callable[[], float]) -> None:
+    def add_gauges(
+        self, mesh: Callable[[], MeshGauges | None], *, ready: Callable[[], bool], lag_s: Callable[[], float]
+    ) -> None:
         """Show the mesh itself; ``mesh`` is asked at every scrape, on the scraping thread, and may answer None."""
         self.registry.register(_Gauges(mesh, ready, lag_s))
 
@@ -130,7 +142,9 @@ class Metrics:
 class _Gauges(Collector):
     """Reads the mesh at scrape time."""
 
-    def __init__(self, mesh: Callable[[], MeshGauges | None], ready: Callable[[], bool], lag_s: Callable[[], float]) -> None:
+    def __init__(
+        self, mesh: Callable[[], MeshGauges | None], ready: Callable[[], bool], lag_s: Callable[[], float]
+    ) -> None:
         self._mesh = mesh
         self._ready = ready
         self._lag_s = lag_s
@@ -142,21 +156,35 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges; those of the mesh are absent when the event loop did not answer."""
         yield GaugeMetricFamily("meshd_ready", "1 while calls are served.", float(self._ready()))
-        yield GaugeMetricFamily("meshd_loop_lag_seconds", "By how much the event loop runs late.", self._lag_s())
+        yield GaugeMetricFamily(
+            "meshd_loop_lag_seconds", "By how much the event loop runs late.", self._lag_s()
+        )
         mesh = self._mesh()
         answered = float(mesh is not None)
-        yield GaugeMetricFamily("meshd_loop_answered", "1 when the event loop answered this scrape in time.", answered)
+        yield GaugeMetricFamily(
+            "meshd_loop_answered", "1 when the event loop answered this scrape in time.", answered
+        )
         if mesh is not None:
             yield from _families(mesh)
 
 
 def _families(mesh: MeshGauges) -> Iterator[GaugeMetricFamily]:
-    yield GaugeMetricFamily("meshd_uncommitted_bytes", "Payload bytes that wait for the disk.", mesh.uncommitted_bytes)
-    yield GaugeMetricFamily("meshd_uncommitted_seconds", "How long the oldest change waits.", mesh.uncommitted_age_s)
-    agents = GaugeMetricFamily("meshd_agents", "Agents by type and health.", labels=["namespace", "type", "state"])
+    yield GaugeMetricFamily(
+        "meshd_uncommitted_bytes", "Payload bytes that wait for the disk.", mesh.uncommitted_bytes
+    )
+    yield GaugeMetricFamily(
+        "meshd_uncommitted_seconds", "How long the oldest change waits.", mesh.uncommitted_age_s
+    )
+    agents = GaugeMetricFamily(
+        "meshd_agents", "Agents by type and health.", labels=["namespace", "type", "state"]
+    )
     tasks = GaugeMetricFamily("meshd_tasks_open", "Open tasks by state.", labels=["namespace", "state"])
-    oldest = GaugeMetricFamily("meshd_queue_oldest_seconds", "Age of the oldest queued task.", labels=["namespace"])
-    sessions = GaugeMetricFamily("meshd_sessions", "Sessions of agents, restored ones included.", labels=["namespace"])
+    oldest = GaugeMetricFamily(
+        "meshd_queue_oldest_seconds", "Age of the oldest queued task.", labels=["namespace"]
+    )
+    sessions = GaugeMetricFamily(
+        "meshd_sessions", "Sessions of agents, restored ones included.", labels=["namespace"]
+    )
     slots = GaugeMetricFamily("meshd_slots", "Slots of all sessions.", labels=["namespace"])
     free = GaugeMetricFamily("meshd_slots_free", "Slots without an attempt.", labels=["namespace"])
     for ns in mesh.namespaces:

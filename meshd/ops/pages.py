@@ -15,7 +15,9 @@ DEAD_LOOP_S: Final = 10.0
 """A loop that has not turned for so long is not busy but stuck: /healthz asks for a restart."""
 
 
-def pages(metrics: Metrics, readiness: Readiness, lag: LoopLag, jwks: Callable[[], dict[str, Any]]) -> dict[str, Render]:
+def pages(
+    metrics: Metrics, readiness: Readiness, lag: LoopLag, jwks: Callable[[], dict[str, Any]]
+) -> dict[str, Render]:
     """Return the pages by path."""
 
     def healthz() -> Page:
@@ -25,7 +27,9 @@ def pages(metrics: Metrics, readiness: Readiness, lag: LoopLag, jwks: Callable[[
         return text_page(200, "ok")
 
     def readyz() -> Page:
-        return text_page(200, "ready") if readiness.ready else text_page(503, f"not ready: {readiness.why_not}")
+        return (
+            text_page(200, "ready") if readiness.ready else text_page(503, f"not ready: {readiness.why_not}")
+        )
 
     return {
         "/metrics": lambda: Page(200, CONTENT_TYPE, metrics.page()),

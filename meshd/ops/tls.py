@@ -27,7 +27,9 @@ def load(cert: str, key: str) -> Tls | None:
         return None
     pems = [_read("tls_cert", cert), _read("tls_key", key)]
     if b"ENCRYPTED" in pems[1]:
-        raise StartError(f"tls_key {key} is encrypted", "decrypt it with: openssl pkey -in KEY -out PLAIN; keep it 0600")
+        raise StartError(
+            f"tls_key {key} is encrypted", "decrypt it with: openssl pkey -in KEY -out PLAIN; keep it 0600"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -38,7 +40,9 @@ def load(cert: str, key: str) -> Tls | None:
                 f"tls_key {key} does not belong to the first certificate in tls_cert {cert}",
                 "put the server's own certificate first, then the chain; compare: openssl x509 -pubkey, openssl pkey -pubout",
             ) from None
-        raise StartError(f"tls_cert {cert} and tls_key {key} are not usable PEM files", "check what they hold") from None
+        raise StartError(
+            f"tls_cert {cert} and tls_key {key} are not usable PEM files", "check what they hold"
+        ) from None
     return Tls(pems[0], pems[1], context)
 
 
@@ -46,4 +50,6 @@ def _read(setting: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise StartError(f"{setting} {path} cannot be read: {error.strerror}", "check the path and its owner") from None
+        raise StartError(
+            f"{setting} {path} cannot be read: {error.strerror}", "check the path and its owner"
+        ) from None

@@ -163,9 +163,8 @@ def _read_holder(content: dict[str, Any]) -> AgentType | None:
     kind, _, name = content["sub"].partition(":")
     namespace, word = content["ns"], content["agent_type"]
     family, generation = content["fam"], content["gen"]
-    if kind == "operator" and name and not namespace and not word:
-        if is_operator_family(family) and generation == 0:
-            return None
+    if kind == "operator" and name and not (namespace or word or generation) and is_operator_family(family):
+        return None
     owner, _, agent_id = name.partition("/")
     if kind == "agent" and namespace and owner == namespace and holder(family) == (agent_id, generation):
         try:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.compiler import SQLCompiler
 
-DIALECT = sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+DIALECT = sqlite.dialect(paramstyle="qmark")
 
 STEPS = (256, 64, 16, 4, 1)
 """Rows a statement may take, so that few different statements are ever prepared."""
@@ -73,7 +73,9 @@ def change(table: Table, changing: Sequence[Column[Any]]) -> Bulk:
     (key,) = table.primary_key.columns
     marks: list[ColumnElement[Any]] = [bindparam(f"new_{each.key}") for each in (key, *changing)]
     new = values(column(key.key), *(column(each.key) for each in changing)).data([tuple(marks)]).cte("new")
-    statement = update(table).where(key == new.c[key.key]).values({each: new.c[each.key] for each in changing})
+    statement = (
+        update(table).where(key == new.c[key.key]).values({each: new.c[each.key] for each in changing})
+    )
     return Bulk(statement, 1 + len(changing))
 
 

@@ -35,14 +35,14 @@ def snapshot(writes: Writes) -> Batch:
     batch: Batch = []
     if writes.new_tasks:
         new = writes.new_tasks.values()
-        batch.append((INSERT_TASKS, list(map(rows.task_row, new))))
+        batch.append((INSERT_TASKS, list(map(rows.task_to_row, new))))
         batch.append((INSERT_PAYLOADS, [(task.key, task.spec.payload) for task in new if task.spec.payload]))
     if writes.changed_tasks:
         batch.append((CHANGE_TASKS, list(map(rows.task_changes, writes.changed_tasks.values()))))
     if writes.outputs:
         batch.append((INSERT_OUTPUTS, list(writes.outputs)))
     if writes.attempts:
-        batch.append((INSERT_ATTEMPTS, list(map(rows.attempt_row, writes.attempts))))
+        batch.append((INSERT_ATTEMPTS, list(map(rows.attempt_to_row, writes.attempts))))
     if writes.audit:
         batch.append((INSERT_AUDIT, list(writes.audit)))
     batch += [(statement, made) for statement, made in _seldom(writes) if made]
@@ -56,9 +56,9 @@ def _seldom(writes: Writes) -> list[tuple[Bulk, list[Any]]]:
     signing_keys = {each.key_id: each for each in writes.signing_keys}
     return [
         (PUT_NAMESPACES, list(namespaces.values())),
-        (PUT_AGENTS, list(map(rows.agent_row, writes.agents.values()))),
-        (PUT_JOIN_TOKENS, list(map(rows.join_token_row, writes.join_tokens.values()))),
-        (PUT_IDENTITIES, list(map(rows.identity_row, writes.identities.values()))),
+        (PUT_AGENTS, list(map(rows.agent_to_row, writes.agents.values()))),
+        (PUT_JOIN_TOKENS, list(map(rows.join_token_to_row, writes.join_tokens.values()))),
+        (PUT_IDENTITIES, list(map(rows.identity_to_row, writes.identities.values()))),
         (PUT_REVOCATIONS, list(revocations.values())),
         (PUT_SIGNING_KEYS, list(signing_keys.values())),
     ]

@@ -16,16 +16,21 @@ class DirectoryLock:
     """An exclusive lock held by this process."""
 
     def __init__(self, directory: Path) -> None:
-        """Take it. Raises StorageError when another process has it."""
-        self._file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        """Take it, making the directory if need be. Raises StorageError."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"the data directory {directory} cannot be made or written ({error.strerror}); name another (--data-dir)"
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
             raise StorageError(
-                f"the data directory {directory} is in use by meshd, pid {holder}; stop that process, or give this one"
-                " a data directory of its own (--data-dir)"
+                f"another meshd (pid {holder}) uses {directory}; stop it, or name another data directory (--data-dir)"
             ) from None
         os.ftruncate(self._file, 0)
         os.write(self._file, f"{os.getpid()}\n".encode())

@@ -20,6 +20,7 @@ from meshd.store.compiled import DIALECT
 
 DATABASE = "mesh.db"
 OLDEST_SQLITE = (3, 35, 0)
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 WRITER_PRAGMAS = (
     # FULL syncs the log at every commit; less loses acknowledged work with the power.
@@ -34,11 +35,12 @@ WRITER_PRAGMAS = (
 READER_PRAGMAS = ("PRAGMA query_only=ON", "PRAGMA cache_size=-16384", "PRAGMA busy_timeout=5000")
 
 
-def open_writer(directory: Path) -> sqlite3.Connection:
+def open_writer(path: Path) -> sqlite3.Connection:
     """Return the one writing connection, to a database of the current revision. Raises StorageError."""
-    path = directory / DATABASE
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old; run meshd on a Python with SQLite 3.35 or newer")
+        raise StorageError(
+            f"SQLite {sqlite3.sqlite_version} is too old; run meshd on a Python with SQLite 3.35 or newer"
+        )
     with explained(path):
         _make_file(path)
         connection = _connect_writer(path)
@@ -56,10 +58,11 @@ def open_writer(directory: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_reader(directory: Path) -> sqlite3.Connection:
+def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises sqlite3.Error."""
-    uri = f"{(directory / DATABASE).absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
     for pragma in READER_PRAGMAS:
         connection.execute(pragma)
     return connection
@@ -70,14 +73,23 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the driver and the system raise into StorageErrors that name the file and the next step."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise StorageError(f"the database {path} could not be used: {error}; check its disk and permissions") from error
-    except sqlite3.DatabaseError as error:
-        raise StorageError(
-            f"the database {path} is damaged: {error}; stop meshd, keep a copy, and restore a backup"
-        ) from error
+    except sqlite3.IntegrityError:
+        # The rows are at fault, not the file: whoever wrote them says so.
+        raise
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"the database {path} could not be used: {error}") from error
+        # The lower byte is the kind of error, the rest its cause.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE:
+            raise damaged(path, error) from error
+        raise StorageError(
+            f"the database {path} cannot be used: {error}; see to its disk and permissions, then start meshd again"
+        ) from error
+
+
+def damaged(path: Path, error: Exception) -> StorageError:
+    """Return the error for a database whose content makes no sense."""
+    return StorageError(
+        f"the database {path} is damaged: {error}; keep a copy of it and restore the newest backup"
+    )
 
 
 def _make_file(path: Path) -> None:
@@ -115,7 +127,9 @@ def _revision(connection: sqlite3.Connection, path: Path) -> str | None:
     if not tables:
         return None
     if "alembic_version" not in tables:
-        raise StorageError(f"{path} is a database of another program; give meshd a data directory of its own")
+        raise StorageError(
+            f"{path} was not made by meshd; give meshd a data directory of its own (--data-dir)"
+        )
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     revision = str(row[0]) if row else "none"
     if revision not in schema.REVISIONS:

@@ -31,7 +31,8 @@ class SqliteReads:
 
     def __init__(self, directory: Path) -> None:
         """Take the data directory; its database must exist when the first read comes."""
-        self.directory = directory
+        self._directory = directory.absolute()
+        self._path = self._directory / DATABASE
         self._own = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
@@ -49,15 +50,15 @@ class SqliteReads:
     def get_task(self, namespace: str, task_id: str) -> Task | None:
         """Return a task without payload, or None."""
         found = self._read(_get_task(), [task_id, namespace])
-        return rows.read_task(found[0]) if found else None
+        return rows.task_from_row(found[0]) if found else None
 
     def get_payload(self, key: int) -> bytes:
         """Return the encoded input of a task; b"" when there is none."""
-        return self.get_payloads([key]).get(key, b"")
+        return self.get_payloads([key])[key]
 
     def get_payloads(self, keys: list[int]) -> dict[int, bytes]:
-        """Return the encoded inputs of several tasks; those without one are left out."""
-        found: list[Row] = []
+        """Return the encoded inputs of several tasks; b"" for those without one."""
+        found: list[Row] = [(key, b"") for key in keys]
         for start in range(0, len(keys), CHUNK):
             part = _padded(keys[start : start + CHUNK])
             found += self._read(_get_payloads(len(part)), part)
@@ -70,14 +71,16 @@ class SqliteReads:
 
     def list_attempts(self, key: int, limit: int) -> list[EndedAttempt]:
         """Return the newest ended attempts of a task, oldest first."""
-        statement = select(attempts).where(attempts.c.task_key == key).order_by(attempts.c.number.desc()).limit(limit)
-        return [rows.read_attempt(row) for row in reversed(self._select(statement))]
+        statement = (
+            select(attempts).where(attempts.c.task_key == key).order_by(attempts.c.number.desc()).limit(limit)
+        )
+        return [rows.attempt_from_row(row) for row in reversed(self._select(statement))]
 
     def list_tasks(self, condition: TaskFilter) -> list[Task]:
         """Return tasks, newest first, without payloads."""
         statement = select(tasks).where(*_task_conditions(condition))
         statement = statement.order_by(tasks.c.key.desc()).limit(condition.limit)
-        return [rows.read_task(row) for row in self._select(statement)]
+        return [rows.task_from_row(row) for row in self._select(statement)]
 
     def list_audit(self, condition: AuditFilter) -> list[tuple[int, AuditRecord]]:
         """Return (rowid, record), newest first."""
@@ -85,7 +88,7 @@ class SqliteReads:
         # Within a chain both orders are the same, and the chain's is the one with an index.
         newest = audit.c.sequence if len(condition.namespaces) == 1 else audit.c.id
         statement = statement.order_by(newest.desc()).limit(condition.limit)
-        return [(row[0], rows.read_audit(row[1:])) for row in self._select(statement)]
+        return [(row[0], rows.audit_from_row(row[1:])) for row in self._select(statement)]
 
     def close_readers(self) -> None:
         """Close every thread's connection; no read may be running."""
@@ -104,10 +107,10 @@ class SqliteReads:
 
     def _read(self, sql: str, parameters: list[Any]) -> list[Row]:
         self.refuse_if_over()
-        with explained(self.directory / DATABASE):
+        with explained(self._path):
             reader: sqlite3.Connection | None = getattr(self._own, "reader", None)
             if reader is None:
-                reader = self._own.reader = open_reader(self.directory)
+                reader = self._own.reader = open_reader(self._path)
                 with self._readers_lock:
                     self._readers.append(reader)
             return reader.execute(sql, parameters).fetchall()
@@ -122,7 +125,9 @@ def _find_digests(count: int) -> str:
 
 @cache
 def _get_task() -> str:
-    return _sql(select(tasks).where(tasks.c.task_id == bindparam("id"), tasks.c.namespace == bindparam("name")))
+    return _sql(
+        select(tasks).where(tasks.c.task_id == bindparam("id"), tasks.c.namespace == bindparam("name"))
+    )
 
 
 @cache
@@ -152,7 +157,9 @@ def _task_conditions(condition: TaskFilter) -> list[ColumnElement[bool]]:
         found = [tasks.c.namespace == condition.namespaces[0]]
     else:
         # An expression keeps the planner off the namespace's index: the order by key is worth more here.
-        found = [tasks.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
+        found = (
+            [tasks.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
+        )
     if only_open:
         found.append(is_open())
     if condition.states:
@@ -170,7 +177,9 @@ def _audit_conditions(condition: AuditFilter) -> list[ColumnElement[bool]]:
     if len(condition.namespaces) == 1:
         found = [audit.c.namespace == condition.namespaces[0]]
     else:
-        found = [audit.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
+        found = (
+            [audit.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
+        )
     if condition.subject:
         found.append(audit.c.subject == condition.subject)
     if condition.method:

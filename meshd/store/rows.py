@@ -1,7 +1,7 @@
 """Rows and what they mean: each kind's two directions side by side.
 
 Rule: a row is a tuple in the order of its table's columns; for every kind, reading a written row gives the same value
-back (tests/property/store). What is not durable starts as at birth. ``task_row`` and ``task_changes`` run on the event
+back (tests/property/store). What is not durable starts as at birth. ``task_to_row`` and ``task_changes`` run on the event
 loop for every task: they build one tuple, and JSON only where a task asks for something unusual.
 """
 
@@ -73,7 +73,7 @@ def task_changes(task: Task) -> Row:
     )
 
 
-def task_row(task: Task) -> Row:
+def task_to_row(task: Task) -> Row:
     """Return the whole row, for a new task."""
     spec = task.spec
     incarnation = task.incarnation
@@ -95,10 +95,11 @@ def task_row(task: Task) -> Row:
     )
 
 
-def read_task(row: Row) -> Task:
+def task_from_row(row: Row) -> Task:
     """Return the task of a row, without its payload."""
-    (key, state, generation, outcome, end_ms, failures, losses, cancel_ms, cancel_grace_ms, cancel_cause) = row[:10]
-    (next_attempt_ms, failure, attempt, attempt_state, agent_id, session_id, fence_number, assign_ms) = row[10:18]
+    (key, state, generation, outcome, end_ms, failures, losses, cancel_ms, cancel_grace_ms) = row[:9]
+    (cancel_cause, next_attempt_ms, failure, attempt, attempt_state, agent_id, session_id) = row[9:16]
+    (fence_number, assign_ms) = row[16:18]
     (namespace, task_id, task_type, digest, incarnation, priority, submit_ms, submitter) = row[18:26]
     (payload_bytes, deadline_ms, queue_deadline_ms, traceparent, options) = row[26:]
     spec = TaskSpec(
@@ -111,7 +112,7 @@ def read_task(row: Row) -> Task:
         traceparent=traceparent,
     )
     if options:
-        _read_options(options, spec)
+        _options_into(options, spec)
     return Task(
         key=key,
         namespace=intern(namespace),
@@ -132,7 +133,7 @@ def read_task(row: Row) -> Task:
         cancel_grace_ms=cancel_grace_ms,
         cancel_cause=OutcomeReason(cancel_cause),
         next_attempt_ms=next_attempt_ms,
-        failure=_read_failure(failure),
+        failure=_failure_from(failure),
         attempt=attempt,
         attempt_state=AttemptState(attempt_state),
         agent_id=agent_id,
@@ -185,7 +186,7 @@ _PLAIN_OPTIONS = {
 """Fields of a spec whose value is its own JSON, with their defaults."""
 
 
-def _read_options(text: str, spec: TaskSpec) -> None:
+def _options_into(text: str, spec: TaskSpec) -> None:
     options = json.loads(text)
     wanted = options.pop("requirements", None)
     if wanted is not None:
@@ -193,9 +194,9 @@ def _read_options(text: str, spec: TaskSpec) -> None:
         spec.default_requirements = False
         spec.requirements = Requirements(
             frozenset(capabilities),
-            _read_conditions(labels),
+            _conditions_from(labels),
             frozenset(preferred_capabilities),
-            _read_conditions(preferred_labels),
+            _conditions_from(preferred_labels),
         )
     if "retry" in options:
         spec.retry = RetryPolicy(*options.pop("retry"))
@@ -205,39 +206,40 @@ def _read_options(text: str, spec: TaskSpec) -> None:
         setattr(spec, name, value)
 
 
-def _read_conditions(conditions: Iterable[list[Any]]) -> tuple[LabelCondition, ...]:
+def _conditions_from(conditions: Iterable[list[Any]]) -> tuple[LabelCondition, ...]:
     return tuple(
-        LabelCondition(label, LabelOperator(operator), tuple(values)) for label, operator, values in conditions
+        LabelCondition(label, LabelOperator(operator), tuple(values))
+        for label, operator, values in conditions
     )
 
 
 # ---- attempts ----------------------------------------------------------------------------------------------------
 
 
-def attempt_row(attempt: EndedAttempt) -> Row:
+def attempt_to_row(attempt: EndedAttempt) -> Row:
     """Return the row of an attempt that is over."""
     task_key, number, agent_id, state, fence_number, assign_ms, end_ms, failure = attempt
     failure_json = "" if failure is None else _encode(failure)
     return (task_key, number, agent_id, +state, fence_number, assign_ms, end_ms, failure_json)
 
 
-def read_attempt(row: Row) -> EndedAttempt:
+def attempt_from_row(row: Row) -> EndedAttempt:
     """Return the attempt of a row."""
     task_key, number, agent_id, state, fence_number, assign_ms, end_ms, failure = row
     attempt_state = AttemptState(state)
     return EndedAttempt(
-        task_key, number, agent_id, attempt_state, fence_number, assign_ms, end_ms, _read_failure(failure)
+        task_key, number, agent_id, attempt_state, fence_number, assign_ms, end_ms, _failure_from(failure)
     )
 
 
-def _read_failure(text: str) -> Failure | None:
+def _failure_from(text: str) -> Failure | None:
     return Failure(*json.loads(text)) if text else None
 
 
 # ---- agents and their sessions -----------------------------------------------------------------------------------
 
 
-def agent_row(agent: Agent) -> Row:
+def agent_to_row(agent: Agent) -> Row:
     """Return the row of an agent and its session."""
     spec = agent.spec
     session = agent.session
@@ -271,10 +273,19 @@ def agent_row(agent: Agent) -> Row:
     )
 
 
-def read_agent(row: Row) -> Agent:
+def agent_from_row(row: Row) -> Agent:
     """Return the agent of a row; its session, if it has not ended, holds nothing and goes by its TTL alone."""
-    (namespace, agent_id, type_, name, capabilities, labels, host, port, dns_name, slots, lease_ttl_ms) = row[:11]
-    (disconnected_grace_ms, create_ms, health, health_ms, health_cause, revision, last_seen_ms) = row[11:18]
+    (namespace, agent_id, type_, name, capabilities, labels, host, port, dns_name, slots) = row[:10]
+    (
+        lease_ttl_ms,
+        disconnected_grace_ms,
+        create_ms,
+        health,
+        health_ms,
+        health_cause,
+        revision,
+        last_seen_ms,
+    ) = row[10:18]
     (succeeded, failed, lost, session_id, resume_hash, key_hash, session_slots, session_start_ms) = row[18:]
     spec = AgentSpec(
         agent_id=agent_id,
@@ -319,29 +330,29 @@ def read_agent(row: Row) -> Agent:
 # Other records of this kind are rows as they are.
 
 
-def join_token_row(record: JoinTokenRecord) -> Row:
+def join_token_to_row(record: JoinTokenRecord) -> Row:
     """Return the row of a join token."""
     return tuple(record._replace(capabilities=_encode(record.capabilities)))  # type: ignore[arg-type]
 
 
-def read_join_token(row: Row) -> JoinTokenRecord:
+def join_token_from_row(row: Row) -> JoinTokenRecord:
     """Return the join token of a row."""
     record = JoinTokenRecord._make(row)
     return record._replace(capabilities=tuple(json.loads(row[4])))
 
 
-def identity_row(record: IdentityRecord) -> Row:
+def identity_to_row(record: IdentityRecord) -> Row:
     """Return the row of an agent's key."""
     return tuple(record._replace(capabilities=_encode(record.capabilities)))  # type: ignore[arg-type]
 
 
-def read_identity(row: Row) -> IdentityRecord:
+def identity_from_row(row: Row) -> IdentityRecord:
     """Return the agent's key of a row."""
     record = IdentityRecord._make(row)
     return record._replace(capabilities=tuple(json.loads(row[3])))
 
 
-def read_audit(row: Row) -> AuditRecord:
+def audit_from_row(row: Row) -> AuditRecord:
     """Return the audit record of a row."""
     record = AuditRecord._make(row)
     return record._replace(allowed=bool(record.allowed))

@@ -31,7 +31,9 @@ REVISIONS = ("0001",)
 Key = BigInteger().with_variant(Integer, "sqlite")
 """A key made of one number: SQLite makes it the row's own address only when it is called INTEGER."""
 
-metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"})
+metadata = MetaData(
+    naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
+)
 
 namespaces = Table(
     "namespaces",
@@ -169,6 +171,7 @@ join_tokens = Table(
     Column("expire_ms", BigInteger, nullable=False),
     Column("uses_left", Integer, nullable=False),
     Column("create_ms", BigInteger, nullable=False),
+    Column("parent", String, nullable=False),
 )
 
 identities = Table(
@@ -188,7 +191,7 @@ revocations = Table(
     "revocations",
     metadata,
     Column("family", String, primary_key=True),
-    Column("namespace", String, nullable=False),
+    Column("namespace", String, primary_key=True),
     Column("revoke_ms", BigInteger, nullable=False),
     Column("keep_until_ms", BigInteger, nullable=False),
 )

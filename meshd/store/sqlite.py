@@ -22,7 +22,7 @@ from meshd.ports.store import Restored, StorageError
 from meshd.store import hot, rows, schema
 from meshd.store.compiled import Row, compile_sql
 from meshd.store.lock import DirectoryLock
-from meshd.store.opening import DATABASE, explained, open_writer
+from meshd.store.opening import damaged, explained, open_writer
 from meshd.store.reads import CHUNK, SqliteReads
 from meshd.store.schema import has_ended, is_open, tasks
 
@@ -34,7 +34,7 @@ SPACE_CHECK_S = 1.0
 class SqliteStore(SqliteReads):
     """The port ``Store`` over one data directory."""
 
-    def __init__(self, directory: Path, *, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+    def __init__(self, directory: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         """Make or open the data directory; ``low_space`` speaks of less than ``min_free_bytes`` free on its disk.
 
         Raises StorageError when another process uses it, or its database is damaged or newer than this code.
@@ -43,11 +43,9 @@ class SqliteStore(SqliteReads):
         self._min_free_bytes = min_free_bytes
         self._space_check_mono = -SPACE_CHECK_S
         self._low_space = False
-        with explained(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = DirectoryLock(directory)
+        self._lock = DirectoryLock(self._directory)
         try:
-            self._writer = open_writer(directory)
+            self._writer = open_writer(self._path)
         except BaseException:
             self._lock.release()
             raise
@@ -57,8 +55,11 @@ class SqliteStore(SqliteReads):
         with self._transaction():
             self._raise_epochs()
         # Outside of the transaction: nobody else writes, and a long read need not hold it open.
-        with explained(self.directory / DATABASE):
-            return self._restore()
+        with explained(self._path):
+            try:
+                return self._restore()
+            except (ValueError, TypeError, KeyError) as error:
+                raise damaged(self._path, error) from error
 
     def snapshot(self, writes: Writes) -> hot.Batch:
         """Copy everything mutable into rows. Called on the event loop; fast, no I/O."""
@@ -75,7 +76,7 @@ class SqliteStore(SqliteReads):
         if now_mono - self._space_check_mono >= SPACE_CHECK_S:
             self._space_check_mono = now_mono
             try:
-                self._low_space = shutil.disk_usage(self.directory).free < self._min_free_bytes
+                self._low_space = shutil.disk_usage(self._directory).free < self._min_free_bytes
             except OSError:
                 self._low_space = True
         return self._low_space
@@ -90,8 +91,12 @@ class SqliteStore(SqliteReads):
             with self._transaction():
                 count = self._sweep_tasks(ended_before_ms, min(CHUNK, limit - swept))
                 if swept == 0:
-                    self._execute(delete(schema.join_tokens).where(schema.join_tokens.c.expire_ms < ended_before_ms))
-                    self._execute(delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms))
+                    self._execute(
+                        delete(schema.join_tokens).where(schema.join_tokens.c.expire_ms < ended_before_ms)
+                    )
+                    self._execute(
+                        delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms)
+                    )
             swept += count
             if count < CHUNK:
                 break
@@ -101,7 +106,7 @@ class SqliteStore(SqliteReads):
         """Checkpoint and release the lock; a second call changes nothing."""
         self._refusal = self._refusal or "the store is closed"
         try:
-            with explained(self.directory / DATABASE):
+            with explained(self._path):
                 self.close_readers()
                 # The last connection to go folds the log into the database.
                 self._writer.close()
@@ -115,15 +120,17 @@ class SqliteStore(SqliteReads):
         """Commit what is done within, durably. Any failure is the last thing this store does."""
         self.refuse_if_over()
         try:
-            with explained(self.directory / DATABASE):
+            with explained(self._path):
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield
                 self._writer.execute("COMMIT")
         except BaseException as error:
-            self._refusal = f"the storage failed before ({error}); restart meshd once the cause is gone"
+            self._refusal = f"an earlier commit failed ({error}); start meshd again"
             self._roll_back()
             if isinstance(error, Exception) and not isinstance(error, StorageError):
-                raise StorageError(f"the database could not take a commit: {type(error).__name__}: {error}") from error
+                raise StorageError(
+                    f"the database {self._path} refused a commit: {error!r}; report this"
+                ) from error
             raise
 
     def _roll_back(self) -> None:
@@ -150,15 +157,23 @@ class SqliteStore(SqliteReads):
     def _restore(self) -> Restored:
         ((last_key,),) = self._execute(select(func.max(tasks.c.key)))
         open_tasks, parameters = compile_sql(select(tasks).where(is_open()).order_by(tasks.c.key))
-        valid = schema.revocations.c.keep_until_ms >= _wall_ms()
+        now_ms = _wall_ms()
+        unexpired = schema.join_tokens.c.expire_ms >= now_ms
+        effective = schema.revocations.c.keep_until_ms >= now_ms
         return Restored(
             namespaces=[NamespaceInfo._make(row) for row in self._execute(_all(schema.namespaces))],
-            agents=[rows.read_agent(row) for row in self._execute(_all(schema.agents))],
-            tasks=[rows.read_task(row) for row in self._writer.execute(open_tasks, parameters)],
+            agents=[rows.agent_from_row(row) for row in self._execute(_all(schema.agents))],
+            tasks=[rows.task_from_row(row) for row in self._writer.execute(open_tasks, parameters)],
             next_key=(last_key or 0) + 1,
-            join_tokens=[rows.read_join_token(row) for row in self._execute(_all(schema.join_tokens))],
-            identities=[rows.read_identity(row) for row in self._execute(_all(schema.identities))],
-            revocations=[RevocationRecord._make(row) for row in self._execute(_all(schema.revocations).where(valid))],
+            join_tokens=[
+                rows.join_token_from_row(row)
+                for row in self._execute(_all(schema.join_tokens).where(unexpired))
+            ],
+            identities=[rows.identity_from_row(row) for row in self._execute(_all(schema.identities))],
+            revocations=[
+                RevocationRecord._make(row)
+                for row in self._execute(_all(schema.revocations).where(effective))
+            ],
             signing_keys=[SigningKeyRecord._make(row) for row in self._execute(_all(schema.signing_keys))],
             audit_heads=dict(self._audit_heads()),
         )
@@ -179,7 +194,10 @@ class SqliteStore(SqliteReads):
         # The newest task stays, whatever its age: its key says where the next start goes on counting.
         last_key = select(func.max(tasks.c.key)).scalar_subquery()
         due = has_ended(), tasks.c.end_ms < ended_before_ms, tasks.c.key < last_key
-        keys = [key for (key,) in self._execute(select(tasks.c.key).where(*due).order_by(tasks.c.end_ms).limit(limit))]
+        keys = [
+            key
+            for (key,) in self._execute(select(tasks.c.key).where(*due).order_by(tasks.c.end_ms).limit(limit))
+        ]
         for column in (
             schema.payloads.c.task_key,
             schema.outputs.c.task_key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from copy import copy
 from typing import Any
@@ -191,7 +192,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Any) -> pb.ExplainTaskResponse:
         """Explain why a task is where it is."""
         ns, task = await self._task(request.task_id)
-        found = explain(ns, task, asyncio.get_running_loop().time())
+        found = explain(ns, task, time.monotonic())
         response = pb.ExplainTaskResponse(
             task=codec.task_to(task),
             summary=found.summary,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def refused(token: str) -> bool:
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_every_single_bit_flip_is_refused(bit):
+def test_every_single_bit_flip_is_refused(bit: Any) -> None:
     assert not refused(GOOD)
     raw = GOOD.encode()
     for position in range(len(raw)):
@@ -41,13 +42,13 @@ def test_every_single_bit_flip_is_refused(bit):
 
 
 @given(st.text(max_size=600))
-def test_no_text_is_a_token(text):
+def test_no_text_is_a_token(text: str) -> None:
     assert refused(text)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_edits_are_refused(data):
+def test_edits_are_refused(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(GOOD)))
     end = data.draw(st.integers(start, min(len(GOOD), start + 40)))
     alphabet = st.sampled_from('ABCDEFabcdef0123456789-_.=+/ {}"\n')

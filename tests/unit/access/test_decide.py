@@ -1,5 +1,7 @@
 """The order of the decision: authentic, namespace, rules for oneself, the table."""
 
+from typing import Any
+
 import pytest
 
 from meshd.domain.access import ANONYMOUS, LOCAL_OPERATOR, AccessRule, Action, Principal, Scope, decide
@@ -51,11 +53,11 @@ def refused(principal: Principal, rule: AccessRule, namespace: str) -> Reason | 
         (NARROW_OPERATOR, MESH, "", Reason.ACCESS_DENIED),
     ],
 )
-def test_decision(principal, rule, namespace, reason):
+def test_decision(principal: Any, rule: Any, namespace: Any, reason: Any) -> None:
     assert refused(principal, rule, namespace) is reason
 
 
-def test_may_see():
+def test_may_see() -> None:
     assert ORCHESTRATOR.may_see("blue")
     assert not ORCHESTRATOR.may_see("red")
     assert not ANONYMOUS.may_see("")

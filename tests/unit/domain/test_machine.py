@@ -348,7 +348,7 @@ def test_a_cancel_is_pushed_again_when_the_agent_returns() -> None:
 )
 def test_a_queued_task_expires(field: str, outcome: OutcomeReason) -> None:
     world = World()
-    world.submit("t1", **{field: 1000})
+    world.submit("t1", "work", **{field: 1000})
     world.wait(1.25)
     assert (world.task("t1").state, world.task("t1").outcome) == (TaskState.EXPIRED, outcome)
 
@@ -422,7 +422,18 @@ def test_an_older_stream_is_sent_away() -> None:
     assert stream.closed
     assert stream.of(f.GoAway) == [f.GoAway(f.GoAwayReason.SUPERSEDED)]
     replies = world.do(
-        c.OpenStream(None, FakeStream("x"), "a", session.session_id, session.resume_hash, 1, True, frozenset(), None, [])
+        c.OpenStream(
+            None,
+            FakeStream("x"),
+            "a",
+            session.session_id,
+            session.resume_hash,
+            1,
+            True,
+            frozenset(),
+            None,
+            [],
+        )
     )
     assert replies[0].reason is Reason.STREAM_SUPERSEDED
 

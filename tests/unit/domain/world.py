@@ -83,10 +83,10 @@ class World:
     def _release(self, out: Effects) -> list[Any]:
         for key, value in out.counts.items():
             self.counts[key] = self.counts.get(key, 0) + value
-        for key, output in out.writes.outputs:
-            if key in self.outputs:
-                self.ended_twice.append(str(key))
-            self.outputs[key] = output
+        for task_key, output in out.writes.outputs:
+            if task_key in self.outputs:
+                self.ended_twice.append(str(task_key))
+            self.outputs[task_key] = output
         assigned: dict[int, tuple[Session, list[bytes]]] = {}
         for stream, frame in out.urgent + out.sends:
             if isinstance(stream, FakeStream) and not stream.closed:
@@ -108,7 +108,12 @@ class World:
     # ---- shorthands
 
     def agent(
-        self, agent_id: str, *, slots: int = 1, can: tuple[str, ...] = ("work",), features: frozenset[int] = ALL_FEATURES
+        self,
+        agent_id: str,
+        *,
+        slots: int = 1,
+        can: tuple[str, ...] = ("work",),
+        features: frozenset[int] = ALL_FEATURES,
     ) -> tuple[Session, FakeStream]:
         """Register an agent and open its Work stream."""
         spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(can), slots=slots)
@@ -140,9 +145,11 @@ class World:
         assert replies == [session], replies
         return stream
 
-    def submit(self, task_id: str, task_type: str = "work", **fields: Any) -> Any:
+    def submit(self, task_id: str, task_type: str = "work", /, **fields: Any) -> Any:
         """Submit one task; return its result."""
-        spec = TaskSpec(task_id, task_type, b"x", fields.pop("digest", b"d"), Requirements(frozenset((task_type,))))
+        spec = TaskSpec(
+            task_id, task_type, b"x", fields.pop("digest", b"d"), Requirements(frozenset((task_type,)))
+        )
         for name, value in fields.items():
             setattr(spec, name, value)
         (results,) = self.do(c.Submit(None, [spec], "operator:test", {}, self.ns.ended_count, True))

@@ -22,7 +22,12 @@ def meshd(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.Completed
     program = HIDE.format(names=set(hidden) or "()", arguments=list(arguments))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MESHD_")}
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False, env=environment
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=environment,
     )
 
 

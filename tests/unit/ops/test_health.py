@@ -37,9 +37,7 @@ def ask(service: str = "") -> health_pb2.HealthCheckRequest:
     return health_pb2.HealthCheckRequest(service=service)
 
 
-async def test_check_knows_the_daemon_and_each_service(
-    health: HealthService, stub: Any
-) -> None:
+async def test_check_knows_the_daemon_and_each_service(health: HealthService, stub: Any) -> None:
     for name in ["", *NAMES]:
         assert (await stub.Check(ask(name))).status == Reply.NOT_SERVING
     health.set_serving(True)
@@ -73,9 +71,7 @@ async def test_watch_of_an_unknown_service_says_so_and_stays(stub: Any) -> None:
         call.cancel()
 
 
-async def test_a_watcher_that_reads_nothing_holds_nobody_up(
-    health: HealthService, stub: Any
-) -> None:
+async def test_a_watcher_that_reads_nothing_holds_nobody_up(health: HealthService, stub: Any) -> None:
     calls = [stub.Watch(ask()) for _ in range(20)]
     try:
         await asyncio.gather(*(call.read() for call in calls))

@@ -125,7 +125,10 @@ async def test_tls_is_spoken_with_a_certificate(server: grpc.aio.Server, tmp_pat
     await server.start()
     trusting = grpc.ssl_channel_credentials(cert.read_bytes())
     name = [("grpc.ssl_target_name_override", "localhost")]
-    assert await check(grpc.aio.secure_channel(address, trusting, name)) == health_pb2.HealthCheckResponse.SERVING
+    assert (
+        await check(grpc.aio.secure_channel(address, trusting, name))
+        == health_pb2.HealthCheckResponse.SERVING
+    )
     with pytest.raises(grpc.aio.AioRpcError):
         await check(grpc.aio.insecure_channel(address))
 

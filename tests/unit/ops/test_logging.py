@@ -46,7 +46,16 @@ def test_libraries_log_in_the_same_form(lines: io.StringIO) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["token", "join_token", "resume_token", "authorization", "Authorization", "payload", "private_key", "db_password"],
+    [
+        "token",
+        "join_token",
+        "resume_token",
+        "authorization",
+        "Authorization",
+        "payload",
+        "private_key",
+        "db_password",
+    ],
 )
 def test_secrets_go_by_name(lines: io.StringIO, key: str) -> None:
     structlog.get_logger().info("x", **{key: "hunter2", "nested": {"deep": [{key: "hunter2"}]}})
@@ -56,7 +65,9 @@ def test_secrets_go_by_name(lines: io.StringIO, key: str) -> None:
 
 def test_secrets_go_by_their_looks(lines: io.StringIO) -> None:
     pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----"
-    structlog.get_logger().info(f"got {JWT}", why=f"it was {pem} indeed", metadata=[("x", JWT)], body=b"secret")
+    structlog.get_logger().info(
+        f"got {JWT}", why=f"it was {pem} indeed", metadata=[("x", JWT)], body=b"secret"
+    )
     text = lines.getvalue()
     assert "eyJ" not in text
     assert "MC4CAQ" not in text

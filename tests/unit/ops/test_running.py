@@ -44,7 +44,14 @@ class Meshd:
         self.manager.bind(str(directory / "notify"))
         self.manager.settimeout(START_TIMEOUT_S)
         self.socket_path = directory / "run/meshd.sock"
-        settings = ["--data-dir", str(directory / "data"), "--socket", str(self.socket_path), "--log-format", "json"]
+        settings = [
+            "--data-dir",
+            str(directory / "data"),
+            "--socket",
+            str(self.socket_path),
+            "--log-format",
+            "json",
+        ]
         settings += ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MESHD_")}
         environment["NOTIFY_SOCKET"] = str(directory / "notify")
@@ -113,7 +120,9 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
     assert not log[0]["listen"].endswith(":0")
 
 
-def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(meshd_on_a_bad_disk: Meshd, tmp_path: Path) -> None:
+def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(
+    meshd_on_a_bad_disk: Meshd, tmp_path: Path
+) -> None:
     meshd = meshd_on_a_bad_disk
     with meshd.channel() as channel:
         states = watch(channel)
@@ -135,7 +144,11 @@ def test_a_second_meshd_leaves_the_first_alone(meshd: Meshd, tmp_path: Path) -> 
     arguments = ["--data-dir", str(tmp_path / "other"), "--socket", str(meshd.socket_path)]
     arguments += ["--listen", "127.0.0.1:0", "--http-listen", ""]
     second = subprocess.run(
-        [sys.executable, "-m", "meshd", *arguments], capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+        [sys.executable, "-m", "meshd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
     )
     assert second.returncode == 2
     assert "another process, probably a meshd, serves the socket" in second.stderr

@@ -1,3 +1,5 @@
+"""Where the mesh is found, and that plaintext stays on this host."""
+
 from __future__ import annotations
 
 import socket

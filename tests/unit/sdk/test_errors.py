@@ -1,3 +1,5 @@
+"""Failed calls become the right error, with everything the daemon attached."""
+
 from __future__ import annotations
 
 from typing import Any

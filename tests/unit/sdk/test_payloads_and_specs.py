@@ -1,3 +1,5 @@
+"""Values become payloads and specs, and batches are cut by bytes before count."""
+
 from __future__ import annotations
 
 import pytest

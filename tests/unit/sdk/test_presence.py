@@ -127,6 +127,8 @@ class WorldStream:
     def _take(self, frames: list[AgentFrame]) -> None:
         self.world.require(self.token)
         for frame in frames:
+            if frame.HasField("fresh_token"):
+                self.token = frame.fresh_token.token
             if frame.HasField("open"):
                 if self.world.forgets_sessions:
                     raise SessionEnded("unknown", reason="SESSION_NOT_FOUND")

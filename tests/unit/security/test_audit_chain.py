@@ -1,6 +1,7 @@
 """The audit chain: every change of a record, and every missing or moved one, is found."""
 
 import hashlib
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def chain(length: int, namespace: str = "blue") -> list[AuditRecord]:
     return records
 
 
-def test_the_documented_encoding():
+def test_the_documented_encoding() -> None:
     record = AuditRecord("b", 1, 2, "s", "p", "M", "o", True, "", 3, b"\xff", FIRST_HASH, b"")
     fields = [
         b"b",
@@ -53,7 +54,7 @@ def test_the_documented_encoding():
     assert record_hash(record) == hashlib.sha256(expected).digest()
 
 
-def test_whole_chains():
+def test_whole_chains() -> None:
     records = chain(20)
     assert verify([]) is None
     assert verify(records) is None
@@ -63,10 +64,10 @@ def test_whole_chains():
 
 
 @pytest.mark.parametrize("field", AuditRecord._fields)
-def test_every_field_counts(field):
+def test_every_field_counts(field: Any) -> None:
     records = chain(5)
     value = getattr(records[2], field)
-    changed = {str: "x", int: 77, bool: False, bytes: b"x" * 32}[type(value)]
+    changed: Any = {str: "x", int: 77, bool: False, bytes: b"x" * 32}[type(value)]
     records[2] = records[2]._replace(**{field: changed})
     fault = verify(records)
     assert fault is not None
@@ -74,17 +75,18 @@ def test_every_field_counts(field):
 
 
 @pytest.mark.parametrize("field", ["subject", "allowed", "count", "reason", "time_ms"])
-def test_an_edit_with_a_fresh_hash_breaks_the_next_record(field):
+def test_an_edit_with_a_fresh_hash_breaks_the_next_record(field: Any) -> None:
     records = chain(5)
     value = getattr(records[2], field)
-    edited = records[2]._replace(**{field: {str: "x", int: 77, bool: False}[type(value)]})
+    other: Any = {str: "x", int: 77, bool: False}[type(value)]
+    edited = records[2]._replace(**{field: other})
     records[2] = edited._replace(hash=record_hash(edited))
     fault = verify(records)
     assert fault is not None
     assert fault.sequence == 4
 
 
-def test_deletion_reordering_insertion():
+def test_deletion_reordering_insertion() -> None:
     records = chain(6)
     for broken in (
         records[:2] + records[3:],
@@ -96,7 +98,7 @@ def test_deletion_reordering_insertion():
         assert verify(broken) is not None
 
 
-def test_truncation_and_replacement_are_found_by_a_kept_head():
+def test_truncation_and_replacement_are_found_by_a_kept_head() -> None:
     records = chain(6)
     head = (6, records[-1].hash)
     assert verify(records[:4], head=head) is not None
@@ -106,6 +108,6 @@ def test_truncation_and_replacement_are_found_by_a_kept_head():
     assert verify(rewritten, head=head) is not None
 
 
-def test_fields_cannot_flow_into_one_another():
+def test_fields_cannot_flow_into_one_another() -> None:
     one = AuditRecord("b", 1, 2, "ab", "c", "M", "o", True, "", 3, b"", FIRST_HASH, b"")
     assert record_hash(one) != record_hash(one._replace(subject="a", peer="bc"))

@@ -1,5 +1,7 @@
 """The audit log: chained per namespace, in the commit that collects; refusals coalesced and bounded."""
 
+from typing import Any
+
 from meshd.domain.access import ANONYMOUS, Principal
 from meshd.domain.audit import verify
 from meshd.domain.values import AgentType
@@ -9,11 +11,11 @@ from tests.auth_world import World
 BLUE = Principal("agent", "agent:blue/w", "blue", "w", AgentType.WORKER, expire_ms=1)
 
 
-def of(world: World, namespace: str):
+def of(world: World, namespace: str) -> Any:
     return [record for record in world.writes.audit if record.namespace == namespace]
 
 
-def test_chains_are_apart_and_survive_a_restart(world):
+def test_chains_are_apart_and_survive_a_restart(world: World) -> None:
     for number in range(3):
         call = world.call(BLUE)
         world.audit.record(call, namespace="blue", object=f"task:{number}")
@@ -31,7 +33,7 @@ def test_chains_are_apart_and_survive_a_restart(world):
     assert again.audit.head("red") == (0, bytes(32))
 
 
-def test_denials_are_counted_and_written_once_per_interval(world):
+def test_denials_are_counted_and_written_once_per_interval(world: World) -> None:
     world.audit.flush_denials(100.0)
     for _ in range(500):
         world.audit.deny(world.call(BLUE, "SubmitTask"), "ACCESS_DENIED")
@@ -56,7 +58,7 @@ def test_denials_are_counted_and_written_once_per_interval(world):
     assert verify(of(world, "blue")) is None
 
 
-def test_strangers_cannot_fill_memory_or_disk(world):
+def test_strangers_cannot_fill_memory_or_disk(world: World) -> None:
     for number in range(10 * MAX_PENDING_DENIALS):
         call = world.call(ANONYMOUS, "SubmitTask")
         call.peer = f"peer-{number}"

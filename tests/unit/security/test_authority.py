@@ -1,6 +1,7 @@
 """Recognising and revoking: what was revoked is refused everywhere, with all that came from it."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from meshd.domain.access import LOCAL_OPERATOR, AccessRule, Action, Call, Scope
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.values import AgentType
 from meshd.engine.authority import MAX_CACHED_TOKENS, Target
-from meshd.engine.token_streams import EXPIRY_GRACE_MS
+from meshd.engine.token_streams import EXPIRY_GRACE_MS, TokenStream
 from tests.auth_world import AgentKey, World
 
 pytestmark = pytest.mark.anyio
@@ -24,17 +25,17 @@ def reason_of(world: World, token: str) -> Reason | None:
     return None
 
 
-async def revoke(world: World, by=LOCAL_OPERATOR, namespace="blue", **target) -> int:
+async def revoke(world: World, by: Any = LOCAL_OPERATOR, namespace: Any = "blue", **target: Any) -> int:
     return await world.authority.revoke(world.call(by), namespace, Target(**target), "words")
 
 
-async def refusal(awaitable) -> Refusal:
+async def refusal(awaitable: Any) -> Refusal:
     with pytest.raises(Refusal) as caught:
         await awaitable
     return caught.value
 
 
-async def test_expiry_and_revocation_are_checked_on_cached_tokens(world):
+async def test_expiry_and_revocation_are_checked_on_cached_tokens(world: World) -> None:
     token = (await world.join("w-1", AgentKey())).value
     first = world.authority.authenticate(token)
     assert world.authority.authenticate(token) is first
@@ -48,7 +49,7 @@ async def test_expiry_and_revocation_are_checked_on_cached_tokens(world):
     assert reason_of(world, token) is Reason.TOKEN_EXPIRED
 
 
-async def test_the_cache_is_bounded(world, monkeypatch):
+async def test_the_cache_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshd.engine.authority.MAX_CACHED_TOKENS", 10)
     assert MAX_CACHED_TOKENS > 1_000
     for number in range(30):
@@ -57,7 +58,7 @@ async def test_the_cache_is_bounded(world, monkeypatch):
     assert len(world.authority._cache[False]) == 10
 
 
-async def test_revoking_a_token_ends_its_family(world):
+async def test_revoking_a_token_ends_its_family(world: World) -> None:
     key = AgentKey()
     first = await world.join("w-1", key)
     renewed = await world.renew("w-1", key)
@@ -78,7 +79,7 @@ async def test_revoking_a_token_ends_its_family(world):
     assert first.value not in repr(world.writes)
 
 
-async def test_an_expired_token_can_still_be_revoked(world):
+async def test_an_expired_token_can_still_be_revoked(world: World) -> None:
     key = AgentKey()
     token = await world.join("w-1", key)
     world.now_ms += 2 * HOUR_MS
@@ -86,7 +87,7 @@ async def test_an_expired_token_can_still_be_revoked(world):
     assert (await refusal(world.renew("w-1", key))).reason is Reason.TOKEN_REVOKED
 
 
-async def test_revoking_an_agent_ends_its_tokens_its_key_and_its_join_tokens(world):
+async def test_revoking_an_agent_ends_its_tokens_its_key_and_its_join_tokens(world: World) -> None:
     key = AgentKey()
     joined = await world.join("w-1", key)
     issued = await world.issue("w-1", AgentType.WORKER)
@@ -107,7 +108,7 @@ async def test_revoking_an_agent_ends_its_tokens_its_key_and_its_join_tokens(wor
     assert reason_of(world, (await world.issue("w-1", AgentType.WORKER)).value) is None
 
 
-async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world):
+async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world: World) -> None:
     for how in ("token", "agent"):
         current = world.restart()
         name = f"boss-{how}"
@@ -130,7 +131,7 @@ async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world):
             assert (await refusal(after.join("w-3", AgentKey(), waiting))).reason is Reason.JOIN_TOKEN_INVALID
 
 
-async def test_revoking_a_named_operator_reaches_every_namespace(world):
+async def test_revoking_a_named_operator_reaches_every_namespace(world: World) -> None:
     token = await world.issue_operator("eve")
     eve = world.authority.authenticate(token.value)
     blue = await world.issue("w-1", AgentType.WORKER, by=eve, namespace="blue")
@@ -141,7 +142,7 @@ async def test_revoking_a_named_operator_reaches_every_namespace(world):
         assert reason_of(world.restart(), value) is Reason.TOKEN_REVOKED
 
 
-async def test_revocation_stays_within_the_namespace(world):
+async def test_revocation_stays_within_the_namespace(world: World) -> None:
     governor = world.authority.authenticate((await world.issue("gov", AgentType.GOVERNOR)).value)
     red = await world.issue("w-1", AgentType.WORKER, namespace="red")
     eve = await world.issue_operator("eve")
@@ -157,13 +158,13 @@ async def test_revocation_stays_within_the_namespace(world):
     assert (await refusal(revoke(world, token="a.b.c"))).reason is Reason.TOKEN_INVALID
 
 
-async def test_introspection(world):
+async def test_introspection(world: World) -> None:
     boss = world.authority.authenticate((await world.issue("boss", AgentType.ORCHESTRATOR)).value)
     worker_token = await world.issue("w-1", AgentType.WORKER)
     worker = world.authority.authenticate(worker_token.value)
     red = await world.issue("w-1", AgentType.WORKER, namespace="red")
 
-    def introspect(by, token):
+    def introspect(by: Any, token: Any) -> Any:
         return world.authority.introspect(world.call(by), token)
 
     assert introspect(worker, "").principal is worker
@@ -180,7 +181,7 @@ async def test_introspection(world):
     assert introspect(boss, worker_token.value).inactive_reason == "TOKEN_EXPIRED"
 
 
-async def test_signing_key_is_recorded_once(world):
+async def test_signing_key_is_recorded_once(world: World) -> None:
     (key,) = world.writes.signing_keys
     assert world.authority.public_keys() == [key]
     again = world.restart()
@@ -204,7 +205,7 @@ class Watched:
         return await refusal(asyncio.wait_for(self.task, 2))
 
 
-async def test_revocation_ends_live_streams(world):
+async def test_revocation_ends_live_streams(world: World) -> None:
     w1 = Watched(world, (await world.join("w-1", AgentKey())).value)
     w2 = Watched(world, (await world.join("w-2", AgentKey())).value)
     await asyncio.sleep(0)
@@ -218,7 +219,7 @@ async def test_revocation_ends_live_streams(world):
     assert len(world.authority._streams) == 0
 
 
-async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world):
+async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world: World) -> None:
     key = AgentKey()
     short = await world.issue("w-1", AgentType.WORKER, lifetime_ms=1_000)
     ending = Watched(world, short.value)
@@ -233,18 +234,19 @@ async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world):
     assert not ending.task.done()
     # Arming anew stands for the passage of time.
     world.now_ms = short.expire_ms + EXPIRY_GRACE_MS
+    assert isinstance(ending.call.stream, TokenStream)
     ending.call.stream.arm()
     assert (await ending.refusal()).reason is Reason.TOKEN_EXPIRED
     assert not kept.task.done()
     kept.task.cancel()
 
 
-async def test_a_fresh_token_must_be_of_the_same_subject_and_still_allow_the_stream(world):
+async def test_a_fresh_token_must_be_of_the_same_subject_and_still_allow_the_stream(world: World) -> None:
     stream = Watched(world, (await world.issue("w-1", AgentType.WORKER)).value)
     await asyncio.sleep(0)
     before = stream.call.principal
 
-    async def reason(agent_id, kind, **grant):
+    async def reason(agent_id: Any, kind: Any, **grant: Any) -> Any:
         token = await world.issue(agent_id, kind, **grant)
         with pytest.raises(Refusal) as caught:
             world.authority.reauthenticate(stream.call.stream, token.value)
@@ -258,7 +260,7 @@ async def test_a_fresh_token_must_be_of_the_same_subject_and_still_allow_the_str
     stream.task.cancel()
 
 
-async def test_a_handler_that_swallows_the_end_is_ended_all_the_same(world):
+async def test_a_handler_that_swallows_the_end_is_ended_all_the_same(world: World) -> None:
     principal = world.authority.authenticate((await world.join("w-1", AgentKey())).value)
     call = Call(principal, "Work", "", WORK, "blue")
 

@@ -1,6 +1,7 @@
 """Joining, renewing and issuing."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,13 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
 
-async def refusal(awaitable) -> Refusal:
+async def refusal(awaitable: Any) -> Refusal:
     with pytest.raises(Refusal) as caught:
         await awaitable
     return caught.value
 
 
-async def test_a_worker_joins_over_the_socket(world):
+async def test_a_worker_joins_over_the_socket(world: World) -> None:
     token = await world.join("w-1", AgentKey())
     principal = world.authority.authenticate(token.value)
     assert (principal.subject, principal.namespace, principal.agent_id) == ("agent:blue/w-1", "blue", "w-1")
@@ -38,7 +39,7 @@ async def test_a_worker_joins_over_the_socket(world):
     )
 
 
-async def test_only_workers_and_only_over_the_socket_without_a_join_token(world):
+async def test_only_workers_and_only_over_the_socket_without_a_join_token(world: World) -> None:
     key = AgentKey()
     for kind in AgentType:
         if kind is not AgentType.WORKER:
@@ -48,7 +49,7 @@ async def test_only_workers_and_only_over_the_socket_without_a_join_token(world)
     assert not world.writes.identities
 
 
-async def test_a_join_token_is_bound(world):
+async def test_a_join_token_is_bound(world: World) -> None:
     token = await world.join_token("w-1", kind=AgentType.CRITIC, capabilities=("a", "b"), max_uses=9)
     assert (
         await refusal(world.join("w-2", AgentKey(), token, kind=AgentType.CRITIC))
@@ -69,7 +70,7 @@ async def test_a_join_token_is_bound(world):
         ).reason is Reason.JOIN_TOKEN_INVALID
 
 
-async def test_join_tokens_are_stored_hashed_and_expire(world):
+async def test_join_tokens_are_stored_hashed_and_expire(world: World) -> None:
     token = await world.join_token("w-1")
     assert len(token) >= 43
     assert token not in repr(world.writes)
@@ -77,7 +78,7 @@ async def test_join_tokens_are_stored_hashed_and_expire(world):
     assert (await refusal(world.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
 
 
-async def test_of_64_parallel_joins_with_a_one_use_token_one_succeeds(world):
+async def test_of_64_parallel_joins_with_a_one_use_token_one_succeeds(world: World) -> None:
     token = await world.join_token("w-1")
     outcomes = await asyncio.gather(
         *(world.join("w-1", AgentKey(), token) for _ in range(64)), return_exceptions=True
@@ -90,7 +91,7 @@ async def test_of_64_parallel_joins_with_a_one_use_token_one_succeeds(world):
     assert (await refusal(again.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
 
 
-async def test_joining_again(world):
+async def test_joining_again(world: World) -> None:
     key = AgentKey()
     first = await world.join("w-1", key)
     same = await world.join("w-1", key)
@@ -103,7 +104,7 @@ async def test_joining_again(world):
     assert (await world.renew("w-1", other)).family == replaced.family
 
 
-async def test_unknown_namespaces_and_the_system_namespace_take_no_agents(world):
+async def test_unknown_namespaces_and_the_system_namespace_take_no_agents(world: World) -> None:
     for namespace in ("green", "_mesh"):
         assert (
             await refusal(world.join("w", AgentKey(), namespace=namespace))
@@ -113,14 +114,14 @@ async def test_unknown_namespaces_and_the_system_namespace_take_no_agents(world)
 
 
 @pytest.mark.parametrize("public_key", [b"", b"short", bytes(32), b"\x01" + bytes(31)])
-async def test_unusable_keys(world, public_key):
+async def test_unusable_keys(world: World, public_key: Any) -> None:
     key = AgentKey()
     key.public = public_key
     caught = await refusal(world.join("w-1", key))
     assert (caught.reason, caught.field) == (Reason.INVALID_ARGUMENT, "public_key")
 
 
-async def test_renewal_needs_the_key_and_works_after_expiry_and_restart(world):
+async def test_renewal_needs_the_key_and_works_after_expiry_and_restart(world: World) -> None:
     key = AgentKey()
     first = await world.join("w-1", key)
     world.now_ms += 29 * DAY_MS
@@ -137,7 +138,7 @@ async def test_renewal_needs_the_key_and_works_after_expiry_and_restart(world):
     assert (await refusal(again.renew("w-1", key))).reason is Reason.PROOF_INVALID
 
 
-async def test_wrong_proofs(world):
+async def test_wrong_proofs(world: World) -> None:
     key = AgentKey()
     await world.join("w-1", key)
     await world.join("w-2", AgentKey())
@@ -159,7 +160,7 @@ async def test_wrong_proofs(world):
     assert (await refusal(renew(call, "blue", "w-1", nonce, good))).reason is Reason.PROOF_INVALID
 
 
-async def test_a_challenge_writes_nothing_and_tells_nothing(world):
+async def test_a_challenge_writes_nothing_and_tells_nothing(world: World) -> None:
     await world.join("w-1", AgentKey())
     before = len(world.writes.audit)
     call = world.call(ANONYMOUS)
@@ -170,7 +171,7 @@ async def test_a_challenge_writes_nothing_and_tells_nothing(world):
     assert len(world.writes.audit) == before
 
 
-async def test_issued_tokens_stay_within_the_issuer(world):
+async def test_issued_tokens_stay_within_the_issuer(world: World) -> None:
     boss = world.authority.authenticate(
         (await world.issue("boss", AgentType.ORCHESTRATOR, capabilities=("a",))).value
     )
@@ -178,7 +179,8 @@ async def test_issued_tokens_stay_within_the_issuer(world):
         "w", AgentType.WORKER, by=boss, capabilities=("a",), scope=("read:tasks",), lifetime_ms=5_000
     )
     principal = world.authority.authenticate(token.value)
-    assert (principal.scope, principal.capabilities) == (("read:tasks",), {"a"})
+    assert principal.scope == ("read:tasks",)
+    assert principal.capabilities == {"a"}
     assert principal.expire_ms == world.now_ms + 5_000
     assert token.identity_expire_ms == 0
     for kind, grant in (
@@ -189,7 +191,7 @@ async def test_issued_tokens_stay_within_the_issuer(world):
         assert (await refusal(world.issue("w", kind, by=boss, **grant))).reason is Reason.GRANT_EXCEEDS_CALLER
 
 
-async def test_a_narrowed_issuer_cannot_widen_itself_by_a_join_token(world):
+async def test_a_narrowed_issuer_cannot_widen_itself_by_a_join_token(world: World) -> None:
     token = await world.issue("boss", AgentType.ORCHESTRATOR, scope=("admin:acl",))
     narrow = world.authority.authenticate(token.value)
     assert (await refusal(world.join_token("w", by=narrow))).reason is Reason.GRANT_EXCEEDS_CALLER
@@ -197,7 +199,7 @@ async def test_a_narrowed_issuer_cannot_widen_itself_by_a_join_token(world):
     assert inherited.scope == ("admin:acl",)
 
 
-async def test_operators_tokens(world):
+async def test_operators_tokens(world: World) -> None:
     token = await world.issue_operator("eve")
     eve = world.authority.authenticate(token.value)
     assert (eve.kind, eve.subject, eve.namespace, eve.agent_type) == ("operator", "operator:eve", "", None)
@@ -205,7 +207,7 @@ async def test_operators_tokens(world):
     assert await world.issue("w", AgentType.WORKER, by=eve)
 
 
-async def test_secrets_stay_out_of_records_and_refusals(world):
+async def test_secrets_stay_out_of_records_and_refusals(world: World) -> None:
     join_token = await world.join_token("w-1", max_uses=2)
     token = await world.join("w-1", AgentKey(), join_token)
     await world.issue("w-2", AgentType.WORKER)
@@ -215,11 +217,11 @@ async def test_secrets_stay_out_of_records_and_refusals(world):
         assert secret not in str(caught)
 
 
-def test_whole_seconds(world: World):
+def test_whole_seconds(world: World) -> None:
     async def issue() -> None:
         world.now_ms += 999
         token = await world.issue("w", AgentType.WORKER, lifetime_ms=1_000)
         assert token.expire_ms % 1_000 == 0
-        assert world.authority.authenticate(token.value)
+        world.authority.authenticate(token.value)
 
     asyncio.run(issue())

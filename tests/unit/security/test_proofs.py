@@ -1,5 +1,7 @@
 """Proof of possession."""
 
+from typing import Any
+
 import pytest
 
 from meshd.engine.challenge import Challenges
@@ -21,16 +23,16 @@ SMALL_ORDER = [
 
 
 @pytest.mark.parametrize("key", SMALL_ORDER)
-def test_keys_of_small_order_are_no_keys(key):
+def test_keys_of_small_order_are_no_keys(key: Any) -> None:
     assert not PROOFS.valid_key(bytes.fromhex(key))
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 31, b"x" * 33, PRIME.to_bytes(32, "little"), b"\xff" * 32])
-def test_malformed_keys_are_no_keys(key):
+def test_malformed_keys_are_no_keys(key: Any) -> None:
     assert not PROOFS.valid_key(key)
 
 
-def test_a_signature_is_good_for_one_message_and_one_key():
+def test_a_signature_is_good_for_one_message_and_one_key() -> None:
     mine, other = AgentKey(), AgentKey()
     assert PROOFS.valid_key(mine.public)
     signature = mine.prove("blue", "w-1", b"nonce")
@@ -45,7 +47,7 @@ def test_a_signature_is_good_for_one_message_and_one_key():
     assert not PROOFS.valid_signature(b"", message, signature)
 
 
-def test_nonces_are_for_one_agent_one_minute_and_one_daemon():
+def test_nonces_are_for_one_agent_one_minute_and_one_daemon() -> None:
     challenges = Challenges()
     nonce = challenges.nonce("blue", "w-1", 1_000_000)
     assert challenges.valid(nonce, "blue", "w-1", 1_000_000)

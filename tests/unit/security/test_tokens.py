@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def encode(value: bytes) -> str:
 class Forge:
     """Makes tokens of any shape, signed by the true key unless told otherwise."""
 
-    def __init__(self, directory) -> None:
+    def __init__(self, directory: Any) -> None:
         self.key = load_signing_key(directory)
         self.tokens = JwtTokens(self.key, "agentmesh")
         self.good = self.tokens.sign(CLAIMS)
@@ -60,23 +61,36 @@ class Forge:
         try:
             self.tokens.verify(token, NOW_MS)
         except Refusal as refusal:
-            assert token == "" or token not in refusal.message
-            return refusal.reason
+            return None if token and token in refusal.message else refusal.reason
         return None
 
 
 @pytest.fixture
-def forge(tmp_path) -> Forge:
+def forge(tmp_path: Path) -> Forge:
     return Forge(tmp_path / "keys")
 
 
-def test_a_good_token_says_what_was_signed(forge):
+def test_a_good_token_says_what_was_signed(forge: Forge) -> None:
     assert forge.tokens.verify(forge.good, NOW_MS) == CLAIMS
     assert forge.reason(forge.make()) is None, "the forge itself must make good tokens"
-    assert set(forge.payload) == set("iss aud sub ns agent_type caps scope jti fam gen iat nbf exp".split())
+    assert set(forge.payload) == {
+        "iss",
+        "aud",
+        "sub",
+        "ns",
+        "agent_type",
+        "caps",
+        "scope",
+        "jti",
+        "fam",
+        "gen",
+        "iat",
+        "nbf",
+        "exp",
+    }
 
 
-def test_an_operator_token(forge):
+def test_an_operator_token(forge: Forge) -> None:
     claims = CLAIMS._replace(subject="operator:eve", namespace="", agent_type=None, family="@eve.f")
     assert forge.tokens.verify(forge.tokens.sign(claims), NOW_MS) == claims
 
@@ -84,7 +98,7 @@ def test_an_operator_token(forge):
 @pytest.mark.parametrize(
     "algorithm", ["none", "nOne", "NONE", "HS256", "RS256", "ES256", "EdDSA ", "eddsa", "", None]
 )
-def test_other_algorithms(forge, algorithm):
+def test_other_algorithms(forge: Forge, algorithm: Any) -> None:
     public = forge.key.public_bytes
     pem = forge.key.private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     header = {**forge.header, "alg": algorithm}
@@ -118,18 +132,21 @@ def test_other_algorithms(forge, algorithm):
         {"zip": "DEF"},
     ],
 )
-def test_other_headers(forge, change):
+def test_other_headers(forge: Forge, change: Any) -> None:
     assert forge.reason(forge.make(header={**forge.header, **change})) is Reason.TOKEN_INVALID
 
 
 @pytest.mark.parametrize("name", ["alg", "typ", "kid"])
-def test_missing_headers(forge, name):
+def test_missing_headers(forge: Forge, name: Any) -> None:
     header = {key: value for key, value in forge.header.items() if key != name}
     assert forge.reason(forge.make(header=header)) is Reason.TOKEN_INVALID
 
 
-@pytest.mark.parametrize("claim", "iss aud sub ns agent_type caps scope jti fam gen iat nbf exp".split())
-def test_each_claim_is_required_and_typed(forge, claim):
+@pytest.mark.parametrize(
+    "claim",
+    ["iss", "aud", "sub", "ns", "agent_type", "caps", "scope", "jti", "fam", "gen", "iat", "nbf", "exp"],
+)
+def test_each_claim_is_required_and_typed(forge: Forge, claim: Any) -> None:
     without = {key: value for key, value in forge.payload.items() if key != claim}
     assert forge.reason(forge.make(payload=without)) is Reason.TOKEN_INVALID
     names = () if claim == "jti" else ("x\0",)  # Any text is an id.
@@ -179,18 +196,18 @@ def test_each_claim_is_required_and_typed(forge, claim):
         {"exp": str(NOW_S + 100)},
     ],
 )
-def test_other_contents(forge, change):
+def test_other_contents(forge: Forge, change: Any) -> None:
     assert forge.reason(forge.make(payload={**forge.payload, **change})) is Reason.TOKEN_INVALID
 
 
 @pytest.mark.parametrize("payload", [[], "text", 1, None, {"a": 1}, [{"exp": 1}]])
-def test_payloads_that_are_no_claims(forge, payload):
+def test_payloads_that_are_no_claims(forge: Forge, payload: Any) -> None:
     assert (
         forge.reason(forge.make(payload=payload if payload is not None else "null")) is Reason.TOKEN_INVALID
     )
 
 
-def test_time(forge):
+def test_time(forge: Forge) -> None:
     assert forge.tokens.verify(forge.good, CLAIMS.expire_ms - 1) == CLAIMS
     with pytest.raises(Refusal) as caught:
         forge.tokens.verify(forge.good, CLAIMS.expire_ms)
@@ -201,7 +218,7 @@ def test_time(forge):
         forge.tokens.verify(forge.good, NOW_MS - 31_000)
 
 
-def test_another_key(forge, tmp_path):
+def test_another_key(forge: Forge, tmp_path: Path) -> None:
     other = Ed25519PrivateKey.generate()
     assert forge.reason(forge.make(signer=other.sign)) is Reason.TOKEN_INVALID
     other_daemon = JwtTokens(load_signing_key(tmp_path / "other"), "agentmesh")
@@ -210,7 +227,7 @@ def test_another_key(forge, tmp_path):
     assert forge.reason(other_issuer.sign(CLAIMS)) is Reason.TOKEN_INVALID
 
 
-def test_swapped_parts(forge):
+def test_swapped_parts(forge: Forge) -> None:
     other = forge.tokens.sign(CLAIMS._replace(agent_type=AgentType.ORCHESTRATOR))
     header, payload, signature = forge.good.split(".")
     _, other_payload, other_signature = other.split(".")
@@ -238,14 +255,14 @@ def test_swapped_parts(forge):
         assert forge.reason(token) is Reason.TOKEN_INVALID, token[:80]
 
 
-def test_deep_json_is_refused_without_a_crash(forge):
+def test_deep_json_is_refused_without_a_crash(forge: Forge) -> None:
     deep = encode(b"[" * 2_900)
     head, _, signature = forge.good.split(".")
     assert forge.reason(f"{head}.{deep}.{signature}") is Reason.TOKEN_INVALID
     assert forge.reason(f"{deep}.{head}.{signature}") is Reason.TOKEN_INVALID
 
 
-def test_oversize_is_refused_when_signing(forge):
+def test_oversize_is_refused_when_signing(forge: Forge) -> None:
     with pytest.raises(Refusal) as caught:
         forge.tokens.sign(
             CLAIMS._replace(capabilities=tuple(f"capability-{number:040}" for number in range(80)))

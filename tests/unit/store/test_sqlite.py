@@ -1,231 +1,310 @@
-"""The store keeps what it was told, refuses after a failure, and guards its directory."""
+"""Commits are whole and lasting, a failure is the end, and a start finds everything again."""
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord, RevocationRecord, Writes
+from meshd.domain.records import (
+    IdentityRecord,
+    JoinTokenRecord,
+    RevocationRecord,
+    SigningKeyRecord,
+    Writes,
+)
 from meshd.domain.values import (
-    Agent,
     AgentSpec,
-    AgentType,
     AttemptState,
     EndedAttempt,
     Failure,
-    Health,
     NamespaceInfo,
-    Requirements,
-    Session,
-    Task,
-    TaskSpec,
+    OutcomeReason,
     TaskState,
 )
-from meshd.ports.store import AuditFilter, StorageError, TaskFilter
+from meshd.ports.store import AuditFilter, Restored, StorageError, TaskFilter
 from meshd.store.sqlite import SqliteStore
+from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
-FAR_MS = 1 << 45
-
-
-def make_task(key: int, task_id: str = "", **fields: object) -> Task:
-    spec = TaskSpec(task_id or f"t{key}", "work", b"input", b"d" * 16, Requirements(frozenset(("work",))))
-    task = Task(key, "default", spec, 1 << 63, TaskState.QUEUED, 5, "operator:test", 5)
-    for name, value in fields.items():
-        setattr(task, name, value)
-    return task
-
-
-def commit(store: SqliteStore, *new: Task, **more: object) -> None:
-    writes = Writes(new_tasks={task.key: task for task in new})
-    for name, value in more.items():
-        setattr(writes, name, value)
-    store.commit(store.snapshot(writes))
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from meshd.store.sqlite import SqliteStore
+from tests.unit.store.samples import a_task, an_ended_task, commit
+store = SqliteStore(Path(sys.argv[1]))
+store.load()
+commit(store, a_task(1), an_ended_task(2, 9), outputs=[(2, b"out")])
+store._writer.execute("BEGIN IMMEDIATE")
+store._writer.execute("DELETE FROM tasks")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_what_is_committed_is_there_after_the_process_is_gone(tmp_path: Path) -> None:
+def restart(store: SqliteStore) -> tuple[SqliteStore, Restored]:
+    store.close()
+    again = SqliteStore(store._directory)
+    return again, again.load()
+
+
+def test_a_commit_outlives_a_kill_and_what_was_not_committed_does_not(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
     store = SqliteStore(tmp_path)
-    store.load()
-    commit(store, make_task(1), make_task(2, state=TaskState.SUCCEEDED, end_ms=9), outputs=[(2, b"out")])
-    store._files.writer.close()  # as a kill would: no checkpoint, no tidy end
-    import os
-
-    os.close(store._files._lock_fd)
-    again = SqliteStore(tmp_path)
-    restored = again.load()
+    restored = store.load()
     assert [task.key for task in restored.tasks] == [1]
-    assert restored.tasks[0].incarnation == 1 << 63
     assert restored.next_key == 3
-    assert again.get_payload(1) == b"input"
-    assert again.get_output(2) == b"out"
-    assert {info.epoch for info in restored.namespaces} == {2}
+    assert store.get_payload(1) == b"input"
+    assert store.get_output(2) == b"out"
+    store.close()
+
+
+def test_every_start_raises_every_epoch(store: SqliteStore) -> None:
+    commit(store, namespaces=[NamespaceInfo("team", "words", 7, 1)])
+    again, restored = restart(store)
+    assert [(info.name, info.epoch) for info in restored.namespaces] == [
+        ("_mesh", 2),
+        ("default", 2),
+        ("team", 2),
+    ]
+    assert restored.namespaces[2] == NamespaceInfo("team", "words", 7, 2)
+    again, restored = restart(again)
+    assert {info.epoch for info in restored.namespaces} == {3}
     again.close()
 
 
-def test_a_snapshot_is_not_changed_by_what_comes_after(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    task = make_task(1)
+def test_what_changes_after_the_snapshot_is_not_in_it(store: SqliteStore) -> None:
+    task = a_task(1, labels={"a": "1"})
     batch = store.snapshot(Writes(new_tasks={1: task}))
     task.state = TaskState.FAILED
     task.spec.payload = b""
+    assert task.spec.labels is not None
+    task.spec.labels["a"] = "2"
     store.commit(batch)
     found = store.get_task("default", "t1")
     assert found is not None
     assert found.state is TaskState.QUEUED
+    assert found.spec.labels == {"a": "1"}
     assert store.get_payload(1) == b"input"
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 100, 1365])
+def test_any_number_of_rows_is_written_and_changed(store: SqliteStore, count: int) -> None:
+    tasks = {key: a_task(key) for key in range(1, count + 1)}
+    commit(store, *tasks.values())
+    for key, task in tasks.items():
+        task.state = TaskState.FAILED
+        task.generation += key
+        task.failure = Failure("E", f"m{key}", retryable=True)
+        task.agent_id = f"a{key}"
+    commit(store, changed_tasks=tasks)
+    found = store.list_tasks(TaskFilter(("default",), limit=count + 1))
+    assert [(t.key, t.generation, t.agent_id) for t in found] == [
+        (k, k + 1, f"a{k}") for k in range(count, 0, -1)
+    ]
+    assert found[0].failure == tasks[count].failure
+
+
+def test_after_a_failed_commit_nothing_is_done_any_more(store: SqliteStore) -> None:
+    commit(store, a_task(1))
+    with pytest.raises(StorageError, match="refused a commit") as failed:
+        commit(store, a_task(1), a_task(2))
+    assert "input" not in str(failed.value)
+    for again in (
+        lambda: commit(store, a_task(3)),
+        lambda: store.sweep(FAR_MS, 10),
+        lambda: store.get_task("default", "t1"),
+        store.load,
+    ):
+        with pytest.raises(StorageError, match="an earlier commit failed"):
+            again()
+    again_store, restored = restart(store)
+    assert [task.key for task in restored.tasks] == [1]
+    again_store.close()
+
+
+def test_a_failed_sync_is_a_failed_commit(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BadDisk:
+        """The writer, but its disk fails at COMMIT and then behaves, as SQLite does."""
+
+        in_transaction = False
+        failures = 1
+
+        def execute(self, sql: str, *_: object) -> None:
+            if sql == "COMMIT" and self.failures:
+                self.failures -= 1
+                raise sqlite3.OperationalError("disk I/O error")
+
+        def cursor(self) -> SimpleNamespace:
+            return SimpleNamespace(execute=self.execute, close=lambda: None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_writer", BadDisk())
+        with pytest.raises(StorageError, match="disk I/O error; see to its disk"):
+            commit(store, a_task(1))
+        with pytest.raises(StorageError, match="an earlier commit failed"):
+            commit(store, a_task(1))
+
+
+def test_a_closed_store_refuses(store: SqliteStore) -> None:
     store.close()
-
-
-def test_after_a_failed_commit_nothing_is_accepted_any_more(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    commit(store, make_task(1))
-    with pytest.raises(StorageError):
-        commit(store, make_task(1))
-    with pytest.raises(StorageError, match="earlier commit failed"):
-        commit(store, make_task(2))
-    assert store.get_task("default", "t2") is None
     store.close()
+    with pytest.raises(StorageError, match="closed"):
+        commit(store, a_task(1))
+    with pytest.raises(StorageError, match="closed"):
+        store.get_payload(1)
 
 
-def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    with pytest.raises(StorageError, match="another meshd"):
-        SqliteStore(tmp_path)
-    store.close()
-    SqliteStore(tmp_path).close()
-
-
-def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    SqliteStore(tmp_path).close()
-    with sqlite3.connect(tmp_path / "mesh.db") as db:
-        db.execute("UPDATE alembic_version SET version_num = '9999'")
-    db.close()
-    with pytest.raises(StorageError, match="newer than this meshd"):
-        SqliteStore(tmp_path)
-
-
-def test_a_corrupt_database_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    (tmp_path / "mesh.db").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(StorageError, match="restore the newest backup"):
-        SqliteStore(tmp_path)
-
-
-def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "mesh.db") as db:
-        db.execute("CREATE TABLE something (x)")
-    db.close()
-    with pytest.raises(StorageError, match="not made by meshd"):
-        SqliteStore(tmp_path)
-
-
-def test_known_ids_are_found_open_or_ended(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    commit(store, *[make_task(n) for n in range(1, 1200)], make_task(1200, state=TaskState.FAILED))
-    found = store.find_digests("default", [f"t{n}" for n in range(1, 1300)])
-    assert len(found) == 1200
-    assert not store.find_digests("other", ["t1"])
-    store.close()
-
-
-def test_lists_are_newest_first_and_filtered(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    commit(
-        store,
-        *[make_task(n, state=TaskState.FAILED if n % 2 else TaskState.QUEUED, agent_id=f"a{n % 3}") for n in range(1, 11)],
-    )
-    page = TaskFilter(("default",), limit=3)
-    assert [task.key for task in store.list_tasks(page)] == [10, 9, 8]
-    assert [task.key for task in store.list_tasks(page._replace(before_key=8))] == [7, 6, 5]
-    failed = page._replace(states=(TaskState.FAILED,), agent_id="a0", limit=100)
-    assert [task.key for task in store.list_tasks(failed)] == [9, 3]
-    assert not store.list_tasks(page._replace(namespaces=("other",)))
-    store.close()
-
-
-def test_agents_come_back_with_their_sessions(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    spec = AgentSpec("a", AgentType.CRITIC, "Name", frozenset(("x", "y")), {"k": "v"}, "h", 1, "d", 3, 4, 5)
-    agent = Agent("default", spec, 1, Health.HEALTHY, 2, "cause", last_seen_ms=3)
-    agent.session = Session("s", agent, b"r", b"k", 7, 8)
-    gone = Agent("default", AgentSpec("b", AgentType.WORKER), 1, Health.LOST, 2, "gone")
-    commit(store, agents={("default", "a"): agent, ("default", "b"): gone})
-    store.close()
-    again = SqliteStore(tmp_path)
-    first, second = sorted(again.load().agents, key=lambda a: a.spec.agent_id)
+def test_agents_come_back_with_their_sessions(store: SqliteStore) -> None:
+    live, gone = an_agent("a", session=True), an_agent("b", session=False)
+    commit(store, agents={("default", "a"): live, ("default", "b"): gone})
+    live.succeeded = 99
+    commit(store, agents={("default", "a"): live})
+    again, restored = restart(store)
+    first, second = restored.agents
     assert second.session is None
+    assert live.session is not None
     assert first.session is not None
-    assert first.session.slots == 7
+    for name in ("session_id", "resume_hash", "key_hash", "slots", "start_ms"):
+        assert getattr(first.session, name) == getattr(live.session, name), name
+    assert first.session.agent is first
     assert first.session.ttl_only
+    assert not first.session.takes_work
     for name in AgentSpec.__slots__:
-        assert getattr(first.spec, name) == getattr(spec, name)
+        assert getattr(first.spec, name) == getattr(live.spec, name), name
+    for name in ("namespace", "create_ms", "health", "health_ms", "health_cause", "revision", "last_seen_ms"):
+        assert getattr(first, name) == getattr(live, name), name
+    assert (first.succeeded, first.failed, first.lost) == (99, 9, 10)
+    live.session = None
+    commit(again, agents={("default", "a"): live})
+    again, restored = restart(again)
+    assert restored.agents[0].session is None
     again.close()
 
 
-def test_identity_records_come_back(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    join = JoinTokenRecord(b"h", "default", "a", 2, ("x", "y"), FAR_MS, 1, 0, "family")
+def test_records_of_identity_come_back_as_long_as_they_mean_something(store: SqliteStore) -> None:
+    join = JoinTokenRecord(b"h", "default", "a", 2, ("x", "y z"), FAR_MS, 1, 0, "parent")
+    late = join._replace(token_hash=b"late", expire_ms=5)
     identity = IdentityRecord("default", "a", 2, ("*",), b"key", "fam", FAR_MS, 3)
     revoked = RevocationRecord("fam", "default", 1, FAR_MS)
-    expired = RevocationRecord("old", "default", 1, 2)
+    key = SigningKeyRecord("k1", b"public", 1)
     commit(
         store,
-        join_tokens={b"h": join},
-        identities={("default", "a"): identity},
-        revocations=[revoked, expired],
-        namespaces=[NamespaceInfo("team", "words", 1, 1)],
+        join_tokens={b"h": join, b"late": late},
+        identities={("default", "a"): identity._replace(generation=2)},
+        revocations=[revoked, revoked, RevocationRecord("old", "default", 1, 2)],
+        signing_keys=[key],
     )
-    store.close()
-    again = SqliteStore(tmp_path)
-    restored = again.load()
-    assert restored.join_tokens == [join]
+    commit(store, join_tokens={b"h": join._replace(uses_left=0)}, identities={("default", "a"): identity})
+    again, restored = restart(store)
+    assert restored.join_tokens == [join._replace(uses_left=0)]
     assert restored.identities == [identity]
     assert restored.revocations == [revoked]
-    assert [(i.name, i.epoch) for i in restored.namespaces] == [("_mesh", 2), ("default", 2), ("team", 2)]
+    assert restored.signing_keys == [key]
     again.close()
 
 
-def test_attempts_and_audit_are_listed(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
-    ended = [
-        EndedAttempt(1, n, "a", AttemptState.FAILED, n, 1, 2, Failure("E", "m", True)) for n in range(1, 5)
+def test_every_chain_has_its_head(store: SqliteStore) -> None:
+    commit(store, audit=audit_records("default", 4) + audit_records("_mesh", 2) + audit_records("zz", 3))
+    again, restored = restart(store)
+    assert restored.audit_heads == {"default": (4, b"h4"), "_mesh": (2, b"h2"), "zz": (3, b"h3")}
+    assert [record for _, record in again.list_audit(AuditFilter(("_mesh",)))] == audit_records("_mesh", 2)[
+        ::-1
     ]
-    records = [
-        AuditRecord("default", n, n, "s", "p", "M", "o", n % 2 == 0, "R", 1, b"", b"p", b"h%d" % n) for n in range(1, 5)
-    ]
-    commit(store, make_task(1), attempts=ended, audit=records)
-    assert store.list_attempts(1, 2) == ended[2:]
-    found = store.list_audit(AuditFilter(("default",), denied_only=True))
-    assert [record for _, record in found] == [records[2], records[0]]
-    store.close()
-    again = SqliteStore(tmp_path)
-    assert again.load().audit_heads == {"default": (4, b"h4")}
     again.close()
 
 
-def test_the_sweep_takes_only_what_ended_before(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.load()
+def test_a_chain_cannot_fork(store: SqliteStore) -> None:
+    commit(store, audit=audit_records("default", 1))
+    with pytest.raises(StorageError):
+        commit(store, audit=audit_records("default", 1))
+
+
+def test_the_sweep_takes_what_ended_before_and_all_that_belongs_to_it(store: SqliteStore) -> None:
+    attempts = [EndedAttempt(key, 1, "a", AttemptState.SUCCEEDED, 1, 1, 2, None) for key in (1, 2)]
     commit(
         store,
-        make_task(1, state=TaskState.FAILED, end_ms=10),
-        make_task(2, state=TaskState.FAILED, end_ms=30),
-        make_task(3),
+        *(an_ended_task(1, 10), an_ended_task(2, 30), a_task(3), an_ended_task(4, 5)),
+        attempts=attempts,
+        outputs=[(1, b"one"), (2, b"two")],
     )
     assert store.sweep(20, 100) == 1
-    assert [task.key for task in store.list_tasks(TaskFilter(("default",)))] == [3, 2]
-    assert store.get_payload(1) == b""
+    assert [task.key for task in store.list_tasks(TaskFilter(("default",)))] == [4, 3, 2]
+    assert (store.get_payload(1), store.get_output(1), store.list_attempts(1, 9)) == (b"", b"", [])
+    assert (store.get_payload(2), store.get_output(2), store.list_attempts(2, 9)) == (
+        b"input",
+        b"two",
+        attempts[1:],
+    )
+    # The newest task, 4, stays although it ended first: no key is given out twice.
+    again, restored = restart(store)
+    assert restored.next_key == 5
+    again.close()
+
+
+def test_the_sweep_stops_at_its_limit(store: SqliteStore) -> None:
+    commit(store, *(an_ended_task(key, 1) for key in range(1, 1202)))
+    assert store.sweep(20, 700) == 700
+    assert store.sweep(20, 700) == 500
+    assert store.sweep(20, 700) == 0
+
+
+def test_the_sweep_takes_expired_records_too(store: SqliteStore) -> None:
+    join = JoinTokenRecord(b"h", "default", "a", 2, (), 5, 1, 0, "")
+    commit(store, join_tokens={b"h": join}, revocations=[RevocationRecord("old", "default", 1, 2)])
+    assert store.sweep(20, 100) == 0
+    for table in ("join_tokens", "revocations"):
+        assert store._writer.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+def test_only_ended_tasks_are_not_restored(store: SqliteStore) -> None:
+    states = [state for state in TaskState for _ in range(2)]
+    commit(store, *(a_task(key, state=state) for key, state in enumerate(states, 1)))
+    again, restored = restart(store)
+    assert [task.key for task in restored.tasks] == list(range(1, 9))
+    assert all(not task.terminal and task.spec.payload == b"" for task in restored.tasks)
+    assert restored.tasks[0].outcome is OutcomeReason.NONE
+    again.close()
+
+
+def test_a_row_that_makes_no_sense_is_damage(store: SqliteStore) -> None:
+    commit(store, a_task(1, labels={"a": "b"}))
+    store._writer.execute("UPDATE tasks SET options_json = '{'")
     store.close()
+    again = SqliteStore(store._directory)
+    with pytest.raises(StorageError, match=r"is damaged.*restore the newest backup"):
+        again.load()
+    again.close()
 
 
-def test_low_space_is_seen(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path, min_free_bytes=1 << 60)
-    assert store.low_space()
+def test_reads_on_other_threads_see_what_was_committed(store: SqliteStore) -> None:
+    seen: list[bytes] = []
+
+    def read() -> None:
+        seen.append(store.get_payload(1))
+
+    for _ in range(3):
+        commit(store, *([] if seen else [a_task(1)]))
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+    assert seen == [b"input"] * 3
+    assert len(store._readers) == 3
+
+
+def test_low_space_is_looked_up_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([100, 10, 100])
+    now = [50.0]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    store = SqliteStore(tmp_path, min_free_bytes=50)
+    seen = []
+    for now[0] in (50.0, 50.5, 51.0, 51.9, 52.0):
+        seen.append(store.low_space())
+    assert seen == [False, False, True, True, False]
     store.close()

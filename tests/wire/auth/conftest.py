@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -48,8 +49,9 @@ class Scheduler(pb_grpc.SchedulerServiceServicer):
         self.seen: list[Any] = []
         self.closed = 0
         self.release = asyncio.Event()
+        self.waiting = asyncio.Event()
 
-    async def GetTask(self, request, context):
+    async def GetTask(self, request: Any, context: Any) -> Any:
         call = current_call()
         self.seen.append((call.principal.subject, call.namespace, call.peer, call.method))
         if request.task_id == "secret":
@@ -60,17 +62,17 @@ class Scheduler(pb_grpc.SchedulerServiceServicer):
             raise Refusal(Reason.INVALID_ARGUMENT, "é" * 2_000, field="task_id")
         return pb.GetTaskResponse(task=task_pb2.Task(namespace=call.namespace))
 
-    async def SubmitTask(self, request, context):
+    async def SubmitTask(self, request: Any, context: Any) -> Any:
         if request.spec.task_id != "forgotten":
             self.world.audit.record(current_call(), namespace=current_call().namespace)
         return pb.SubmitTaskResponse()
 
-    async def WaitTask(self, request, context):
-        self.seen.append("waiting")
+    async def WaitTask(self, request: Any, context: Any) -> Any:
+        self.waiting.set()
         await self.release.wait()
         return pb.WaitTaskResponse()
 
-    async def WatchTask(self, request, context):
+    async def WatchTask(self, request: Any, context: Any) -> Any:
         try:
             while True:
                 yield pb.WatchTaskResponse()
@@ -78,7 +80,7 @@ class Scheduler(pb_grpc.SchedulerServiceServicer):
         finally:
             self.closed += 1
 
-    async def Work(self, request_iterator, context):
+    async def Work(self, request_iterator: Any, context: Any) -> Any:
         call = current_call()
         async for request in request_iterator:
             for frame in request.frames:
@@ -99,7 +101,7 @@ class House:
         self.world = world
         self.observer = CountingObserver()
         self.incidents: list[tuple[str, str, BaseException]] = []
-        self.service = Scheduler(world)
+        self.service = Scheduler(world)  # type: ignore[abstract]  # the other methods are not called
         self.channels: list[grpc.aio.Channel] = []
 
     async def start(self, socket: str) -> None:
@@ -169,14 +171,14 @@ class Failure:
         self.reason, self.metadata = info.reason, dict(info.metadata)
 
 
-async def failure(awaitable) -> Failure:
+async def failure(awaitable: Any) -> Failure:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await awaitable
     return Failure(caught.value)
 
 
 @pytest.fixture
-async def house(tmp_path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(new_world(tmp_path))
     await house.start(str(tmp_path / "s.sock"))
     yield house

@@ -1,10 +1,11 @@
 """Rules from descriptors: every method has one, and what has none does not start."""
 
+from typing import Any
+
+import grpc_reflection.v1alpha.reflection_pb2  # noqa: F401 - loads its descriptor
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-import grpc_health.v1.health_pb2
-import grpc_reflection.v1alpha.reflection_pb2  # noqa: F401 - loads its descriptor
 from agentmesh.options.v1 import access_pb2
 from agentmesh.v1 import (
     auth_service_pb2,
@@ -13,7 +14,6 @@ from agentmesh.v1 import (
     scheduler_service_pb2,
 )
 from meshd.domain.access import Action, Decide, Scope
-from meshd.wire import access_rules
 from meshd.wire.access_rules import AccessRuleError, load_rules
 
 OURS = [
@@ -46,7 +46,7 @@ NAMES_NONE = {
 }
 
 
-def test_the_whole_contract_has_rules():
+def test_the_whole_contract_has_rules() -> None:
     methods = load_rules([*OURS, *FOREIGN])
     assert len(OURS) == 4
     assert {path for path, served in methods.items() if served.rule.unauthenticated} == OPEN_TO_STRANGERS
@@ -57,20 +57,20 @@ def test_the_whole_contract_has_rules():
         assert served.namespace_field == expected, served
 
 
-def test_a_rule_is_read_as_written():
+def test_a_rule_is_read_as_written() -> None:
     served = load_rules(OURS)["/agentmesh.v1.SchedulerService/Work"]
     assert served.name == "Work"
     assert served.rule == (Action.EXECUTE, "tasks", Scope.NAMESPACE, False, True, Decide.PER_FRAME)
 
 
-def test_the_numbers_are_those_of_the_contract():
+def test_the_numbers_are_those_of_the_contract() -> None:
     for ours, theirs in ((Action, access_pb2.Action), (Scope, access_pb2.Scope), (Decide, access_pb2.Decide)):
         prefix = theirs.DESCRIPTOR.name.upper()
         known = {f"{prefix}_{member.name}": member.value for member in ours}
         assert {f"{prefix}_UNSPECIFIED": 0, **known} == dict(theirs.items())
 
 
-def test_every_changing_method_is_audited():
+def test_every_changing_method_is_audited() -> None:
     for path, served in load_rules(OURS).items():
         if served.rule.action is not Action.READ:
             assert served.rule.audit, path
@@ -88,7 +88,9 @@ def test_every_changing_method_is_audited():
         ),
     ],
 )
-def test_a_method_without_a_usable_rule_prevents_the_start(monkeypatch, option, complaint):
+def test_a_method_without_a_usable_rule_prevents_the_start(
+    monkeypatch: pytest.MonkeyPatch, option: Any, complaint: Any
+) -> None:
     file = descriptor_pb2.FileDescriptorProto(name="bad.proto", package="bad", syntax="proto3")
     file.message_type.add(name="Empty")
     method = file.service.add(name="Bad").method.add(
@@ -98,14 +100,12 @@ def test_a_method_without_a_usable_rule_prevents_the_start(monkeypatch, option, 
         method.options.Extensions[access_pb2.access].CopyFrom(option)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    monkeypatch.setattr(access_rules.descriptor_pool, "Default", lambda: pool)
-    with pytest.raises(
-        AccessRuleError, match=f"/bad.Bad/Call.*{complaint}|{complaint}.*|{complaint}"
-    ) as caught:
+    monkeypatch.setattr("meshd.wire.access_rules.descriptor_pool.Default", lambda: pool)
+    with pytest.raises(AccessRuleError, match=complaint) as caught:
         load_rules(["bad.Bad"])
     assert "/bad.Bad/Call" in str(caught.value)
 
 
-def test_an_unknown_service_prevents_the_start():
-    with pytest.raises(AccessRuleError, match="no.Such"):
+def test_an_unknown_service_prevents_the_start() -> None:
+    with pytest.raises(AccessRuleError, match=r"no\.Such"):
         load_rules(["no.Such"])

@@ -1,6 +1,7 @@
 """The chain around calls of one answer: who calls, may they, was it audited, and what leaves on failure."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,13 +13,13 @@ from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import task_pb2
 from meshd.domain.values import AgentType
 from meshd.engine.authority import Target
-from tests.wire.auth.conftest import bearer, failure
+from tests.wire.auth.conftest import House, bearer, failure
 
 pytestmark = pytest.mark.anyio
 CODE = grpc.StatusCode
 
 
-async def test_the_local_operator_needs_no_token(house):
+async def test_the_local_operator_needs_no_token(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     await stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="t"))
     await stub.GetTask(pb.GetTaskRequest(task_id="t"))
@@ -29,11 +30,11 @@ async def test_the_local_operator_needs_no_token(house):
     assert house.observer.calls == [("GetTask", "OK")] * 2
 
 
-async def test_over_tcp_a_token_is_needed_and_nothing_is_parsed_before(house):
+async def test_over_tcp_a_token_is_needed_and_nothing_is_parsed_before(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.tcp)
     caught = await failure(stub.GetTask(pb.GetTaskRequest()))
     assert (caught.code, caught.reason) == (CODE.UNAUTHENTICATED, "TOKEN_MISSING")
-    raw = house.tcp.unary_unary("/agentmesh.v1.SchedulerService/GetTask")
+    raw: Any = house.tcp.unary_unary("/agentmesh.v1.SchedulerService/GetTask")
     assert (await failure(raw(b"\xff\xff"))).reason == "TOKEN_MISSING"
     token = await house.token()
     caught = await failure(raw(b"\xff\xff", metadata=bearer(token)))
@@ -41,7 +42,7 @@ async def test_over_tcp_a_token_is_needed_and_nothing_is_parsed_before(house):
     assert house.service.seen == []
 
 
-async def test_a_token_names_its_agent_over_the_socket_too(house):
+async def test_a_token_names_its_agent_over_the_socket_too(house: House) -> None:
     token = await house.token()
     for channel in (house.tcp, house.socket):
         await pb_grpc.SchedulerServiceStub(channel).GetTask(pb.GetTaskRequest(), metadata=bearer(token))
@@ -63,14 +64,14 @@ async def test_a_token_names_its_agent_over_the_socket_too(house):
         (("authorization", "Bearer a"), ("authorization", "Bearer b")),
     ],
 )
-async def test_a_bad_token_never_falls_back_to_the_operator(house, metadata):
+async def test_a_bad_token_never_falls_back_to_the_operator(house: House, metadata: Any) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     caught = await failure(stub.GetTask(pb.GetTaskRequest(), metadata=metadata))
     assert (caught.code, caught.reason) == (CODE.UNAUTHENTICATED, "TOKEN_INVALID")
     assert house.service.seen == []
 
 
-async def test_no_field_reaches_another_namespace(house):
+async def test_no_field_reaches_another_namespace(house: House) -> None:
     token = await house.token()
     stub = pb_grpc.SchedulerServiceStub(house.tcp)
     for request, metadata in (
@@ -94,7 +95,7 @@ async def test_no_field_reaches_another_namespace(house):
     assert (await failure(crossed)).reason == "NAMESPACE_MISMATCH"
 
 
-async def test_the_table_is_asked(house):
+async def test_the_table_is_asked(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.tcp)
     for kind, reads, writes in (
         (AgentType.ORCHESTRATOR, True, True),
@@ -116,7 +117,7 @@ async def test_the_table_is_asked(house):
                 assert (caught.code, caught.reason) == (CODE.PERMISSION_DENIED, "ACCESS_DENIED")
 
 
-async def test_details_of_refusals(house):
+async def test_details_of_refusals(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     busy = await failure(stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="busy")))
     assert (busy.code, busy.reason, busy.metadata) == (CODE.RESOURCE_EXHAUSTED, "OVERLOADED", {"limit": "64"})
@@ -129,7 +130,7 @@ async def test_details_of_refusals(house):
     assert house.world.counting.settles >= 2, "refusals wait for the state they speak of"
 
 
-async def test_a_bug_shows_an_incident_and_nothing_else(house):
+async def test_a_bug_shows_an_incident_and_nothing_else(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     caught = await failure(stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="secret")))
     assert (caught.code, caught.reason) == (CODE.INTERNAL, "INTERNAL")
@@ -141,7 +142,7 @@ async def test_a_bug_shows_an_incident_and_nothing_else(house):
     assert house.observer.calls == [("GetTask", "INTERNAL")]
 
 
-async def test_no_audited_call_returns_ok_without_its_record(house):
+async def test_no_audited_call_returns_ok_without_its_record(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     await stub.SubmitTask(pb.SubmitTaskRequest(namespace="blue"))
     forgotten = pb.SubmitTaskRequest(namespace="blue", spec=task_pb2.TaskSpec(task_id="forgotten"))
@@ -149,7 +150,7 @@ async def test_no_audited_call_returns_ok_without_its_record(house):
     assert "without an audit record" in str(house.incidents[0][2])
 
 
-async def test_denials_are_counted(house):
+async def test_denials_are_counted(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.tcp)
     metadata = bearer(await house.token(AgentType.MONITOR))
     for _ in range(3):
@@ -163,8 +164,8 @@ async def test_denials_are_counted(house):
     ]
 
 
-async def test_health_is_open_and_aborts_by_itself(house):
-    stub = health_pb2_grpc.HealthStub(house.tcp)
+async def test_health_is_open_and_aborts_by_itself(house: House) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(house.tcp)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     watch = stub.Watch(health_pb2.HealthCheckRequest())
@@ -176,28 +177,28 @@ async def test_health_is_open_and_aborts_by_itself(house):
     assert ("Check", "NOT_FOUND") in house.observer.calls
 
 
-async def test_unknown_methods(house):
+async def test_unknown_methods(house: House) -> None:
     for path in (
         "/agentmesh.v1.SchedulerService/Nothing",
         "/no.Such/Method",
         "/grpc.reflection.v1.ServerReflection/X",
     ):
-        caught = await failure(house.socket.unary_unary(path)(b""))
+        raw: Any = house.socket.unary_unary(path)
+        caught = await failure(raw(b""))
         assert (caught.code, caught.reason) == (CODE.UNIMPLEMENTED, "METHOD_NOT_FOUND")
 
 
-async def test_a_long_wait_does_not_outlive_its_token(house):
+async def test_a_long_wait_does_not_outlive_its_token(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     call = pb_grpc.SchedulerServiceStub(house.tcp).WaitTask(pb.WaitTaskRequest(), metadata=bearer(token))
-    while "waiting" not in house.service.seen:
-        await asyncio.sleep(0.01)
+    await house.service.waiting.wait()
     await house.world.authority.revoke(house.world.call(), "blue", Target(agent_id="a-1"), "")
     house.service.release.set()
     caught = await failure(call)
     assert (caught.code, caught.reason) == (CODE.UNAUTHENTICATED, "TOKEN_REVOKED")
 
 
-async def test_revoked_and_expired_tokens(house):
+async def test_revoked_and_expired_tokens(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.tcp)
     token = await house.token()
     await stub.GetTask(pb.GetTaskRequest(), metadata=bearer(token))
@@ -212,7 +213,7 @@ async def test_revoked_and_expired_tokens(house):
     ).reason == "TOKEN_EXPIRED"
 
 
-async def test_a_client_that_gives_up_is_no_incident(house):
+async def test_a_client_that_gives_up_is_no_incident(house: House) -> None:
     call = pb_grpc.SchedulerServiceStub(house.socket).WaitTask(
         pb.WaitTaskRequest(namespace="blue"), timeout=0.2
     )

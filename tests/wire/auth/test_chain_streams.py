@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,7 +13,7 @@ from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import session_pb2
 from meshd.domain.values import AgentType
 from meshd.engine.authority import Target
-from tests.wire.auth.conftest import bearer, failure
+from tests.wire.auth.conftest import House, bearer, failure
 
 pytestmark = pytest.mark.anyio
 CODE = grpc.StatusCode
@@ -23,18 +24,18 @@ def opening(namespace: str = "", agent_id: str = "a-1") -> pb.WorkRequest:
     return pb.WorkRequest(frames=[frame])
 
 
-async def work(house, token: str, first: pb.WorkRequest | None = None):
+async def work(house: House, token: str, first: pb.WorkRequest | None = None) -> Any:
     call = pb_grpc.SchedulerServiceStub(house.tcp).Work(metadata=bearer(token))
     await call.write(first or opening())
     return call
 
 
-async def drain(call) -> None:
+async def drain(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
 
 
-async def test_revocation_ends_every_stream_within_a_second(house):
+async def test_revocation_ends_every_stream_within_a_second(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     other = await house.token(AgentType.WORKER, "a-2")
     streams = [await work(house, token) for _ in range(5)]
@@ -57,7 +58,7 @@ async def test_revocation_ends_every_stream_within_a_second(house):
     survivor.cancel()
 
 
-async def test_revocation_ends_a_stream_whose_client_does_not_read(house):
+async def test_revocation_ends_a_stream_whose_client_does_not_read(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     request = pb.WatchTaskRequest(task_id="flood")
     call = pb_grpc.SchedulerServiceStub(house.tcp).WatchTask(request, metadata=bearer(token))
@@ -74,7 +75,7 @@ async def test_revocation_ends_a_stream_whose_client_does_not_read(house):
     call.cancel()
 
 
-async def test_no_frame_arrives_after_the_revocation(house):
+async def test_no_frame_arrives_after_the_revocation(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     stream = await work(house, token)
     await stream.read()
@@ -89,7 +90,7 @@ async def test_no_frame_arrives_after_the_revocation(house):
     assert len(house.service.seen) == seen
 
 
-async def test_a_fresh_token_keeps_a_stream_and_a_wrong_one_ends_it(house):
+async def test_a_fresh_token_keeps_a_stream_and_a_wrong_one_ends_it(house: House) -> None:
     token = await house.token(AgentType.WORKER, lifetime_ms=1_000)
     stream = await work(house, token)
     await stream.read()
@@ -105,7 +106,7 @@ async def test_a_fresh_token_keeps_a_stream_and_a_wrong_one_ends_it(house):
     assert (caught.code, caught.reason) == (CODE.PERMISSION_DENIED, "IDENTITY_MISMATCH")
 
 
-async def test_a_stream_ends_when_its_token_does(house, monkeypatch):
+async def test_a_stream_ends_when_its_token_does(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshd.engine.token_streams.EXPIRY_GRACE_MS", -900)
     token = await house.token(AgentType.WORKER, lifetime_ms=1_000)
     stream = await work(house, token)
@@ -114,7 +115,7 @@ async def test_a_stream_ends_when_its_token_does(house, monkeypatch):
     assert (caught.code, caught.reason) == (CODE.UNAUTHENTICATED, "TOKEN_EXPIRED")
 
 
-async def test_the_open_frame_decides_the_namespace(house):
+async def test_the_open_frame_decides_the_namespace(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     stream = await work(house, token, opening("red"))
     caught = await failure(drain(stream))
@@ -127,21 +128,21 @@ async def test_the_open_frame_decides_the_namespace(house):
     assert (await failure(drain(monitor))).reason == "ACCESS_DENIED"
 
 
-async def test_an_audited_stream_answers_nothing_before_its_record(house):
+async def test_an_audited_stream_answers_nothing_before_its_record(house: House) -> None:
     stream = await work(house, await house.token(AgentType.WORKER), opening(agent_id="unaudited"))
     assert (await failure(drain(stream))).code is CODE.INTERNAL
 
 
-async def test_garbage_in_a_stream(house):
+async def test_garbage_in_a_stream(house: House) -> None:
     token = await house.token(AgentType.WORKER)
-    call = house.tcp.stream_stream("/agentmesh.v1.SchedulerService/Work")(metadata=bearer(token))
+    call: Any = house.tcp.stream_stream("/agentmesh.v1.SchedulerService/Work")(metadata=bearer(token))
     await call.write(b"\xff\xff\xff")
     caught = await failure(drain(call))
     assert (caught.code, caught.reason) == (CODE.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert house.incidents == []
 
 
-async def test_iterators_are_closed_when_the_client_leaves(house):
+async def test_iterators_are_closed_when_the_client_leaves(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     call = stub.WatchTask(pb.WatchTaskRequest(namespace="blue"))
     await call.read()
@@ -155,7 +156,7 @@ async def test_iterators_are_closed_when_the_client_leaves(house):
     assert len(house.world.authority._streams) == 0
 
 
-async def test_a_half_closed_stream_ends_in_good_order(house):
+async def test_a_half_closed_stream_ends_in_good_order(house: House) -> None:
     stream = await work(house, await house.token(AgentType.WORKER))
     await stream.done_writing()
     await drain(stream)

@@ -1,5 +1,7 @@
 """Page tokens and statuses."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from meshd.wire.status import CODES
 
 
 @given(st.text(max_size=20), st.text(max_size=50), st.text(max_size=100))
-def test_round_trip(kind, conditions, position):
+def test_round_trip(kind: Any, conditions: Any, position: Any) -> None:
     token = page_token.encode(kind, conditions, position)
     assert page_token.decode(kind, conditions, token) == position
 
@@ -19,7 +21,7 @@ def test_round_trip(kind, conditions, position):
 @pytest.mark.parametrize(
     "change", [("tasks", "c", ""), ("audit", "d", ""), ("audit", "c", "x"), ("audi", "tc", "")]
 )
-def test_a_token_belongs_to_one_list(change):
+def test_a_token_belongs_to_one_list(change: Any) -> None:
     kind, conditions, suffix = change
     token = page_token.encode("audit", "c", "17")
     with pytest.raises(Refusal) as caught:
@@ -28,12 +30,12 @@ def test_a_token_belongs_to_one_list(change):
 
 
 @given(st.text(max_size=100))
-def test_no_text_is_a_page_token(text):
+def test_no_text_is_a_page_token(text: str) -> None:
     with pytest.raises(Refusal):
         page_token.decode("audit", "", text)
 
 
-def test_every_reason_has_a_code_and_the_contracts_name():
+def test_every_reason_has_a_code_and_the_contracts_name() -> None:
     names = {f"ERROR_REASON_{reason.name}": int(reason) for reason in Reason}
     assert {"ERROR_REASON_UNSPECIFIED": 0, **names} == dict(error_reason_pb2.ErrorReason.items())
     assert set(CODES) == set(Reason)

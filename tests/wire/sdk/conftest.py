@@ -1,3 +1,5 @@
+"""A scripted daemon, and agents that run in threads of their own until the test ends."""
+
 from __future__ import annotations
 
 import threading

@@ -269,8 +269,9 @@ def test_joining_happens_once_and_the_key_renews_afterwards(
     mesh: FakeMesh, agent: Agent, start: Start, tmp_path: Path
 ) -> None:
     agent.task("work")(lambda task: None)
-    start(agent).agent.stop()
-    mesh.next_stream().wait_ended()
+    first = start(agent)
+    mesh.next_stream()
+    first.stop()
     key = tmp_path / "state" / "default" / "worker-1" / "agent.key"
     assert key.stat().st_mode & 0o777 == 0o600
     second = Agent("worker-1", address=mesh.address)

@@ -122,6 +122,7 @@ def upgrade() -> None:
         sa.Column("expire_ms", sa.BigInteger, nullable=False),
         sa.Column("uses_left", sa.Integer, nullable=False),
         sa.Column("create_ms", sa.BigInteger, nullable=False),
+        sa.Column("parent", sa.String, nullable=False),
         sa.PrimaryKeyConstraint("token_hash", name="pk_join_tokens"),
     )
     op.create_table(
@@ -142,7 +143,7 @@ def upgrade() -> None:
         sa.Column("namespace", sa.String, nullable=False),
         sa.Column("revoke_ms", sa.BigInteger, nullable=False),
         sa.Column("keep_until_ms", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("family", name="pk_revocations"),
+        sa.PrimaryKeyConstraint("family", "namespace", name="pk_revocations"),
     )
     op.create_table(
         "signing_keys",

@@ -1,0 +1,152 @@
+"""Agents over the wire: registered, found, superseded, revoked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from agentmesh.v1 import agent_pb2, auth_service_pb2, scheduler_service_pb2, session_pb2
+from agentmesh.v1 import registry_service_pb2 as pb
+from tests.wire.mesh.conftest import RunningMesh, reason_of, refused
+
+
+async def test_an_agent_is_found_by_what_it_can_do(mesh: RunningMesh) -> None:
+    await mesh.agent("a1", capabilities=["work", "gpu"])
+    await mesh.agent("a2", capabilities=["work"])
+    request = pb.ListAgentsRequest(capabilities=["gpu"], health=[agent_pb2.HEALTH_HEALTHY])
+    (agent,) = (await mesh.operator.registry.ListAgents(request)).agents
+    assert (agent.spec.agent_id, agent.free_slots, agent.namespace) == ("a1", 2, "default")
+
+
+async def test_agents_are_paged_in_order(mesh: RunningMesh) -> None:
+    for name in ("c", "a", "b"):
+        spec = agent_pb2.AgentSpec(agent_id=name, type=agent_pb2.AGENT_TYPE_WORKER)
+        await mesh.operator.registry.DeclareAgent(pb.DeclareAgentRequest(namespace="default", spec=spec))
+    first = await mesh.operator.registry.ListAgents(pb.ListAgentsRequest(page_size=2))
+    second = await mesh.operator.registry.ListAgents(
+        pb.ListAgentsRequest(page_size=2, page_token=first.next_page_token)
+    )
+    assert [a.spec.agent_id for a in (*first.agents, *second.agents)] == ["a", "b", "c"]
+    assert not second.next_page_token
+
+
+async def test_what_was_declared_stays_where_the_process_says_nothing(mesh: RunningMesh) -> None:
+    spec = agent_pb2.AgentSpec(agent_id="a1", name="Ann", type=agent_pb2.AGENT_TYPE_WORKER)
+    spec.endpoint.host = "h"
+    spec.endpoint.port = 3000
+    await mesh.operator.registry.DeclareAgent(pb.DeclareAgentRequest(namespace="default", spec=spec))
+    await mesh.agent("a1")
+    request = pb.GetAgentRequest(namespace="default", agent_id="a1")
+    agent = (await mesh.operator.registry.GetAgent(request)).agent
+    assert (agent.spec.name, agent.spec.endpoint.port) == ("Ann", 3000)
+    assert agent.health == agent_pb2.HEALTH_HEALTHY
+
+
+async def test_a_token_lets_nobody_register_as_another(mesh: RunningMesh) -> None:
+    stubs = mesh.stubs(await mesh.token("a1"))
+    spec = agent_pb2.AgentSpec(agent_id="a2", type=agent_pb2.AGENT_TYPE_WORKER)
+    request = pb.RegisterAgentRequest(spec=spec, session_key=b"k" * 16)
+    call = stubs.registry.RegisterAgent(request, metadata=stubs.metadata)
+    assert await refused(call) == "IDENTITY_MISMATCH"
+    request.spec.agent_id = "a1"
+    request.spec.type = agent_pb2.AGENT_TYPE_ORCHESTRATOR
+    call = stubs.registry.RegisterAgent(request, metadata=stubs.metadata)
+    assert await refused(call) == "IDENTITY_MISMATCH"
+
+
+async def test_registering_again_with_the_same_key_returns_the_same_session(mesh: RunningMesh) -> None:
+    stubs = mesh.stubs(await mesh.token("a1"))
+    spec = agent_pb2.AgentSpec(agent_id="a1", type=agent_pb2.AGENT_TYPE_WORKER)
+    request = pb.RegisterAgentRequest(spec=spec, session_key=b"k" * 16)
+    first = await stubs.registry.RegisterAgent(request, metadata=stubs.metadata)
+    again = await stubs.registry.RegisterAgent(request, metadata=stubs.metadata)
+    assert (first.session_id, first.resume_token) == (again.session_id, again.resume_token)
+    request.session_key = b"o" * 16
+    other = await stubs.registry.RegisterAgent(request, metadata=stubs.metadata)
+    assert other.session_id != first.session_id
+
+
+async def test_a_second_process_sends_the_first_away(mesh: RunningMesh) -> None:
+    first = await mesh.agent("a1")
+    await mesh.agent("a1")
+    assert (await first.expect("go_away")).go_away.reason == session_pb2.GO_AWAY_REASON_SESSION_LOST
+    assert await first.call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("first", [None, session_pb2.AgentFrame(beat=session_pb2.Beat(seq=1))])
+async def test_a_stream_begins_with_open(mesh: RunningMesh, first: session_pb2.AgentFrame | None) -> None:
+    stubs = mesh.stubs(await mesh.token("a1"))
+    call = stubs.scheduler.Work(metadata=stubs.metadata)
+    await call.write(scheduler_service_pb2.WorkRequest(frames=[first] if first else []))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert reason_of(caught.value) == "PROTOCOL_VIOLATION"
+
+
+async def test_an_unknown_session_is_refused(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1")
+    agent.registered.session_id = "unknown"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await agent.open()
+    assert reason_of(caught.value) == "SESSION_NOT_FOUND"
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_heartbeat_stream_keeps_an_agent_without_work(mesh: RunningMesh) -> None:
+    stubs = mesh.stubs(await mesh.token("m1", "MONITOR"))
+    spec = agent_pb2.AgentSpec(agent_id="m1", type=agent_pb2.AGENT_TYPE_MONITOR)
+    registered = await stubs.registry.RegisterAgent(
+        pb.RegisterAgentRequest(spec=spec, session_key=b"k" * 16), metadata=stubs.metadata
+    )
+    call = stubs.registry.Heartbeat(metadata=stubs.metadata)
+    opening = session_pb2.Open(
+        agent_id="m1",
+        session_id=registered.session_id,
+        resume_token=registered.resume_token,
+        stream_seq=1,
+        protocol=1,
+        features=[session_pb2.FEATURE_LEASE_ACK],
+    )
+    await call.write(pb.HeartbeatRequest(frames=[session_pb2.AgentFrame(open=opening)]))
+    assert (await call.read()).frames[0].WhichOneof("frame") == "opened"
+    await call.write(pb.HeartbeatRequest(frames=[session_pb2.AgentFrame(beat=session_pb2.Beat(seq=7))]))
+    assert (await call.read()).frames[0].lease_ack.beat_seq == 7
+    request = pb.GetAgentRequest(namespace="default", agent_id="m1")
+    assert (await mesh.operator.registry.GetAgent(request)).agent.health == agent_pb2.HEALTH_HEALTHY
+    call.cancel()
+
+
+async def test_revoking_an_agent_ends_its_streams_and_its_token(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1")
+    await mesh.submit("t1")
+    await agent.expect("assign")
+    request = auth_service_pb2.RevokeTokenRequest(namespace="default", agent_id="a1")
+    response = await mesh.operator.auth.RevokeToken(request)
+    assert response.streams_ended == 1
+    call = agent.stubs.registry.GetAgent(pb.GetAgentRequest(agent_id="a1"), metadata=agent.stubs.metadata)
+    assert await refused(call) == "TOKEN_REVOKED"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(_read_to_the_end(agent.call), 1)
+    assert reason_of(caught.value) == "TOKEN_REVOKED"
+    task = await mesh.wait("t1", 0)
+    assert task.attempt.agent_id == "a1"
+    assert task.state == 2  # queued again, for somebody else
+
+
+async def _read_to_the_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_status_counts_agents_and_tasks(mesh: RunningMesh) -> None:
+    await mesh.agent("a1", capabilities=["else"])
+    await mesh.submit("t1")
+    status = await mesh.operator.registry.GetMeshStatus(pb.GetMeshStatusRequest())
+    (namespace,) = status.namespaces
+    assert [(c.health, c.count) for c in namespace.agents] == [(agent_pb2.HEALTH_HEALTHY, 1)]
+    assert [(c.state, c.count) for c in namespace.tasks] == [("QUEUED", 1)]
+    assert namespace.free_slots == 2
+    assert status.bounds.killed.seconds == 1
