@@ -71,7 +71,7 @@ class ChildProcess:
     ) -> None:
         self.stop()
         if error is not None:
-            print(f"--- the end of the log of {self.name}:\n{self.log_tail()}", file=sys.stderr)  # noqa: T201
+            print(f"--- the end of the log of {self.name}:\n{self.log_tail()}", file=sys.stderr)
 
     @property
     def pid(self) -> int:
