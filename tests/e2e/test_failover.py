@@ -5,6 +5,7 @@ FULL_FAULTS=1 uses the times the promises name; without it those are shortened t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -110,7 +111,7 @@ async def test_a_frozen_daemon_reassigns_nothing(house: House) -> None:
     for n in range(6):
         await house.until_running(f"t{n}")
     house.meshd.freeze()
-    time.sleep(FREEZE_S)  # the daemon stands still for exactly this long
+    await asyncio.sleep(FREEZE_S)  # the daemon stands still for exactly this long
     house.meshd.thaw()
     tasks = [await house.mesh.wait(f"t{n}") for n in range(6)]
     assert [task.attempt.number for task in tasks] == [1] * 6
@@ -125,7 +126,7 @@ async def test_a_restarted_daemon_gives_everybody_back_what_it_held(house: House
     for n in range(6):
         await house.until_running(f"t{n}")
     house.meshd.kill()
-    time.sleep(AWAY_S)  # the daemon is away for exactly this long
+    await asyncio.sleep(AWAY_S)  # the daemon is away for exactly this long
     house.meshd.start()
     tasks = [await house.mesh.wait(f"t{n}") for n in range(6)]
     assert [task.attempt.number for task in tasks] == [1] * 6

@@ -11,18 +11,18 @@ agent = Agent(slots=4)
 
 
 @agent.task("data-processing")
-def process(task: TaskContext) -> object:
+def process(task: TaskContext) -> dict[str, object]:
     return {"got": task.json()}
 
 
 @agent.task("nap")
-async def nap(task: TaskContext) -> object:
+async def nap(task: TaskContext) -> int:
     await asyncio.sleep(float(task.text()))
     return task.attempt
 
 
 @agent.task("burn")
-def burn(task: TaskContext) -> object:
+def burn(task: TaskContext) -> int:
     end = time.monotonic() + float(task.text())
     while time.monotonic() < end:
         pass
