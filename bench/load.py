@@ -93,7 +93,7 @@ async def work(call: Any, run: Run) -> None:
             await send([session_pb2.AgentFrame(beat=session_pb2.Beat(seq=1))])
 
     beating = asyncio.create_task(beat())
-    async for message in call:
+    while (message := await call.read()) is not grpc.aio.EOF:
         now = time.monotonic()
         answers: list[session_pb2.AgentFrame] = []
         for frame in message.frames:

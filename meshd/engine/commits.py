@@ -7,6 +7,7 @@ nothing is let out any more and ``on_failure`` ends the process: memory and disk
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,11 @@ from meshd.ports.store import StorageError, Store
 
 T = TypeVar("T")
 
-CONCURRENT_REPLIES = 8
-"""From so many waiting callers per batch on, a batch waits a moment for more of them."""
+COMPANY = 2.0
+"""Replies that must be expected within the commit window for it to be worth waiting."""
+
+RATE_MEMORY_S = 0.1
+"""Time over which the rate of replies is averaged."""
 
 READER_THREADS = 4
 
@@ -49,7 +53,8 @@ class Commits:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="reader")
         self._loop = asyncio.get_running_loop()
-        self._last_replies = 0
+        self._replies_per_s = 0.0
+        self._counted_mono = time.monotonic()
         self._scheduled = False
         self._oldest_mono = 0.0
         self._in_flight_bytes = 0
@@ -86,12 +91,12 @@ class Commits:
         if not self._oldest_mono:
             self._oldest_mono = time.monotonic()
         self._scheduled = True
-        if self._last_replies >= CONCURRENT_REPLIES:
-            waiting = len(self.effects.replies)
-            delay_s = self._window_s if waiting < self._last_replies // 2 else 0.0
-            self._loop.call_later(delay_s, self._begin)
-        else:
-            self._loop.call_soon(self._begin)
+        self._loop.call_later(self.window_s, self._begin)
+
+    @property
+    def window_s(self) -> float:
+        """How long waiting for company pays: the whole window when replies come often enough, else nothing."""
+        return self._window_s if self._replies_per_s * self._window_s >= COMPANY else 0.0
 
     async def settled(self) -> None:
         """Return when everything computed so far is durable. Raises Refusal when the storage failed."""
@@ -133,12 +138,19 @@ class Commits:
             return
         batch_no, effects = taken
         self._in_flight_bytes = effects.writes.payload_bytes
-        self._last_replies = len(effects.replies)
         self._oldest_mono = time.monotonic()
+        self._count(len(effects.replies), self._oldest_mono)
         rows = self._store.snapshot(effects.writes)
         self._taken(effects.writes)
         future = self._loop.run_in_executor(self._writer, self._timed_commit, rows)
         future.add_done_callback(lambda done: self._committed(batch_no, effects, done))
+
+    def _count(self, replies: int, now_mono: float) -> None:
+        """Average the rate of replies over the recent past, forgetting exponentially."""
+        passed_s = now_mono - self._counted_mono
+        self._counted_mono = now_mono
+        kept = math.exp(-passed_s / RATE_MEMORY_S)
+        self._replies_per_s = self._replies_per_s * kept + replies / RATE_MEMORY_S * kept
 
     def _timed_commit(self, rows: Any) -> float:
         start = time.monotonic()

@@ -31,6 +31,9 @@ class KnownTasks:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                # A hop to another thread costs more than the look itself: go together when there is company.
+                if window_s := self._commits.window_s:
+                    await asyncio.sleep(window_s)
                 batch, self._waiting = self._waiting, []
                 try:
                     answers = await self._commits.read(self._find_all, [(ns, ids) for ns, ids, _ in batch])

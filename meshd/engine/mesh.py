@@ -46,6 +46,7 @@ from meshd.ports.observer import Observer
 from meshd.ports.store import Restored, StorageError, Store
 
 SWEEP_INTERVAL_S = 0.25
+TIMER_SLACK_S = 0.01
 PAYLOAD_CACHE_BYTES = 64 * 1024 * 1024
 OUTPUT_CACHE_BYTES = 32 * 1024 * 1024
 
@@ -310,7 +311,8 @@ class Mesh:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_mono = due
-        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._due)
+        # A little late, so that what is due close together is handled in one turn.
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()) + TIMER_SLACK_S, self._due)
 
     def _due(self) -> None:
         self._timer = None

@@ -102,3 +102,11 @@ def test_scope_only_narrows(kind: Any) -> None:
         ):
             decided = reason_of(agent(kind, scope), rule) is None
             assert decided is (allowed and covers), (kind, action, resource, scope)
+
+
+def test_a_denied_action_beats_every_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No row of the seed's table denies what it also allows; the order must hold for one that does.
+    row = ACCESS_TABLE[AgentType.ORCHESTRATOR]._replace(denied_actions=frozenset({"admin"}))
+    monkeypatch.setitem(ACCESS_TABLE, AgentType.ORCHESTRATOR, row)
+    assert not type_allows(AgentType.ORCHESTRATOR, "admin", "acl")
+    assert type_allows(AgentType.ORCHESTRATOR, "write", "acl")

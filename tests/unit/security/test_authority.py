@@ -275,3 +275,19 @@ async def test_a_handler_that_swallows_the_end_is_ended_all_the_same(world: Worl
     await asyncio.sleep(0)
     await revoke(world, agent_id="w-1")
     assert (await refusal(task)).reason is Reason.TOKEN_REVOKED
+
+
+async def test_the_end_of_a_stream_leaves_its_task_uncancelled(world: World) -> None:
+    principal = world.authority.authenticate((await world.join("w-1", AgentKey())).value)
+
+    async def handle() -> int:
+        with pytest.raises(Refusal), world.authority.stream(Call(principal, "Work", "", WORK, "blue")):
+            await asyncio.sleep(60)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    await revoke(world, agent_id="w-1")
+    assert await task == 0
