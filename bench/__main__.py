@@ -22,7 +22,7 @@ from typing import Any
 OUT = Path("build/bench")
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
-UNARY_IN_FLIGHT = 128
+UNARY_IN_FLIGHT = 256
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 GOALS = {
     "batched, 8 agents": "≥ 10,000/s",

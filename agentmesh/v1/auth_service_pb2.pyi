@@ -194,7 +194,9 @@ class IssueTokenRequest(message.Message):
     SCOPE_FIELD_NUMBER: builtins.int
     LIFETIME_FIELD_NUMBER: builtins.int
     namespace: builtins.str
-    """Namespace; empty: the caller's."""
+    """Namespace; empty: the caller's. In "_mesh" operators issue tokens to named operators: the agent id is the name, the
+    type stays unspecified.
+    """
     agent_id: builtins.str
     """The agent that shall hold the token."""
     type: agent_pb2.AgentType.ValueType
@@ -628,7 +630,7 @@ class AuditEvent(message.Message):
     allowed: builtins.bool
     """True when the call was allowed."""
     reason: builtins.str
-    """Reason of a refusal; unspecified name is empty."""
+    """Reason of a refusal, or the words a caller gave for what it did; empty: none."""
     count: builtins.int
     """Calls or frames this record stands for."""
     object_digest: builtins.bytes

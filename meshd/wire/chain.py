@@ -174,9 +174,8 @@ class Chain(grpc.aio.ServerInterceptor):
         if bearer is None:
             if via_socket:
                 call.principal = LOCAL_OPERATOR
-            decide(
-                call.principal, call.rule, ""
-            )  # Strangers are refused before anything of theirs is parsed.
+            # Strangers are refused before anything of theirs is parsed.
+            decide(call.principal, call.rule, "")
         elif not call.rule.unauthenticated:
             call.principal = self._authority.authenticate(_token_of(bearer), via_socket=via_socket)
         return routed

@@ -145,7 +145,7 @@ async def test_busy_handlers_cost_no_lease(house: House) -> None:
 async def test_large_payloads_flow_through_default_limits(house: House) -> None:
     house.worker("w1")
     count = 1_000 if FULL else 100
-    body = "x" * (200 * 1024)
+    body = "x" * (256 * 1024 - 64)
     for n in range(count):
         await house.mesh.submit("data-processing", {"body": body}, task_id=f"t{n}")
     tasks = [await house.mesh.wait(f"t{n}") for n in range(count)]

@@ -6,7 +6,6 @@ moment; the others freeze and thaw at random moments until they meet a commit. A
 clients and workers saw. Exits with 0 only when it finds nothing and at least 60 % of the kills met a commit.
 """
 
-# ruff: noqa: T201 - a program that prints
 from __future__ import annotations
 
 import argparse

@@ -19,7 +19,7 @@ CYCLES = int(os.environ.get("KILL_CYCLES", "5"))
 async def test_nothing_acknowledged_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
     report = await run_cycles(tmp_path, CYCLES, seed)
-    print(f"seed {seed}: {report}")  # noqa: T201 - pytest shows it with a failure
+    print(f"seed {seed}: {report}")
     assert report.violations == []
     assert report.acked > 0
     assert report.in_flight >= IN_FLIGHT_GOAL * report.cycles
@@ -28,5 +28,5 @@ async def test_nothing_acknowledged_is_lost_and_nothing_happens_twice(tmp_path: 
 @pytest.mark.timeout(120)
 async def test_oracle_is_red_when_meshd_answers_before_its_commit(tmp_path: Path) -> None:
     report = await run_cycles(tmp_path, 2, seed=1, module="tests.faults.early_ack_meshd")
-    print(report)  # noqa: T201
+    print(report)
     assert Rule.LOST in {violation.rule for violation in report.violations}
