@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from agentmesh.calls import TRY_TIMEOUT_S, Caller
+from agentmesh.conditions import label_conditions
 from agentmesh.connection import resolve_target
 from agentmesh.errors import MeshError, TaskNotSucceeded, WaitTimeout, from_reason
 from agentmesh.grpc_thread import grpc_loop, on_grpc_thread
@@ -30,7 +31,7 @@ from agentmesh.v1 import (
     scheduler_service_pb2_grpc,
     task_pb2,
 )
-from agentmesh.v1.requirements_pb2 import Requirements
+from agentmesh.v1.requirements_pb2 import LabelCondition, Requirements
 from agentmesh.watching import TERMINAL_STATES, WatchEvents
 
 _FULL = scheduler_service_pb2.TaskView.TASK_VIEW_FULL
@@ -286,16 +287,28 @@ class Mesh:
         *,
         type: agent_pb2.AgentType.ValueType = agent_pb2.AgentType.AGENT_TYPE_UNSPECIFIED,
         capabilities: Sequence[str] = (),
+        any_capabilities: Sequence[str] = (),
+        labels: Sequence[LabelCondition | str] = (),
         health: Sequence[agent_pb2.Health.ValueType] = (),
+        min_free_slots: int = 0,
+        text_prefix: str = "",
         namespace: str | None = None,
     ) -> list[agent_pb2.Agent]:
-        """Returns all agents that meet every condition, ordered by namespace and id."""
+        """Returns all agents that meet every condition, ordered by namespace and id, with the slots free now.
+
+        `labels` are conditions of the contract or texts such as "zone=a,b" or "!gpu" (see `conditions`).
+        `text_prefix` is how the agent's id or name begins.
+        """
         agents: list[agent_pb2.Agent] = []
         request = registry_service_pb2.ListAgentsRequest(
             namespace=self._in(namespace),
             type=type,
             capabilities=capabilities,
+            any_capabilities=any_capabilities,
+            labels=label_conditions(labels),
             health=health,
+            min_free_slots=min_free_slots,
+            text_prefix=text_prefix,
             page_size=_PAGE_SIZE,
         )
         while True:

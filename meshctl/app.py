@@ -27,7 +27,10 @@ COMMANDS = {
     ),
     "status": ("meshctl.commands.status:status", "Show the mesh: bounds in force, namespaces and agents."),
     "execute": ("meshctl.commands.execute:execute", "Submit a task, wait for it and print its result."),
-    "discover": ("meshctl.commands.discover:discover", "Find agents by type, capability and health."),
+    "discover": (
+        "meshctl.commands.discover:discover",
+        "Find agents by type, skills, labels, free slots and health.",
+    ),
     "auth": ("meshctl.commands.auth:auth", "Issue a token for an agent and print it."),
     "workload": ("meshctl.commands.workload:workload", "Show what agents hold and have done."),
     "task": ("meshctl.commands.task:task", "List, get, cancel, watch and explain tasks."),

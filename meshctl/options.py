@@ -174,7 +174,7 @@ def capabilities_option(help_text: str) -> Callable[[_F], _F]:
         "capabilities",
         metavar="LIST",
         multiple=True,
-        callback=_split,
+        callback=split,
         help=help_text,
     )
 
@@ -197,8 +197,20 @@ def limit_option(default: int) -> Callable[[_F], _F]:
     )
 
 
-def _split(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> list[str]:
+def split(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> list[str]:
+    """Callback of an option that is a comma-separated list and may be given more than once."""
     return values.split_list(texts)
+
+
+def checked_conditions(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Callback of an option whose values are conditions on labels; returns them as they were typed."""
+    from agentmesh.conditions import label_conditions
+
+    try:
+        label_conditions(texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    return texts
 
 
 def _labels(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:

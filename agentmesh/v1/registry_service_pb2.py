@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from agentmesh.options.v1 import access_pb2 as agentmesh_dot_options_dot_v1_dot_access__pb2
 from agentmesh.v1 import agent_pb2 as agentmesh_dot_v1_dot_agent__pb2
+from agentmesh.v1 import requirements_pb2 as agentmesh_dot_v1_dot_requirements__pb2
 from agentmesh.v1 import session_pb2 as agentmesh_dot_v1_dot_session__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#agentmesh/v1/registry_service.proto\x12\x0c\x61gentmesh.v1\x1a!agentmesh/options/v1/access.proto\x1a\x18\x61gentmesh/v1/agent.proto\x1a\x1a\x61gentmesh/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x14RegisterAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.agentmesh.v1.AgentSpec\x12\x13\n\x0bsession_key\x18\x03 \x01(\x0c\"\x92\x01\n\x15RegisterAgentResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\x0c\x12+\n\x06limits\x18\x03 \x01(\x0b\x32\x1b.agentmesh.v1.SessionLimits\x12\"\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x13.agentmesh.v1.Agent\"Q\n\x16\x44\x65registerAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"\x19\n\x17\x44\x65registerAgentResponse\"O\n\x13\x44\x65\x63lareAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.agentmesh.v1.AgentSpec\"K\n\x14\x44\x65\x63lareAgentResponse\x12\"\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x13.agentmesh.v1.Agent\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"6\n\x0fGetAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"6\n\x10GetAgentResponse\x12\"\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x13.agentmesh.v1.Agent\"\xb0\x01\n\x11ListAgentsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0e\x32\x17.agentmesh.v1.AgentType\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12$\n\x06health\x18\x04 \x03(\x0e\x32\x14.agentmesh.v1.Health\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"R\n\x12ListAgentsResponse\x12#\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x13.agentmesh.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x10HeartbeatRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.agentmesh.v1.AgentFrame\"<\n\x11HeartbeatResponse\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.agentmesh.v1.MeshFrame\")\n\x14GetMeshStatusRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xeb\x01\n\x15GetMeshStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x1b.agentmesh.v1.FailureBounds\x12\x31\n\nnamespaces\x18\x04 \x03(\x0b\x32\x1d.agentmesh.v1.NamespaceStatus\x12\x31\n\x0ehold_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\rFailureBounds\x12)\n\x06killed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bunreachable\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04hung\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd0\x01\n\x0fNamespaceStatus\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x61gents\x18\x03 \x03(\x0b\x32\x19.agentmesh.v1.HealthCount\x12&\n\x05tasks\x18\x04 \x03(\x0b\x32\x17.agentmesh.v1.TaskCount\x12\x12\n\nfree_slots\x18\x05 \x01(\x05\x12\x34\n\x11oldest_queued_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0bHealthCount\x12$\n\x06health\x18\x01 \x01(\x0e\x32\x14.agentmesh.v1.Health\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\")\n\tTaskCount\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xf0\x05\n\x0fRegistryService\x12l\n\rRegisterAgent\x12\".agentmesh.v1.RegisterAgentRequest\x1a#.agentmesh.v1.RegisterAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x01(\x01\x12r\n\x0f\x44\x65registerAgent\x12$.agentmesh.v1.DeregisterAgentRequest\x1a%.agentmesh.v1.DeregisterAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x01(\x01\x12i\n\x0c\x44\x65\x63lareAgent\x12!.agentmesh.v1.DeclareAgentRequest\x1a\".agentmesh.v1.DeclareAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x02(\x01\x12[\n\x08GetAgent\x12\x1d.agentmesh.v1.GetAgentRequest\x1a\x1e.agentmesh.v1.GetAgentResponse\"\x10\xaa\xcf\x18\x0c\x08\x01\x12\x06\x61gents\x18\x01\x12\x61\n\nListAgents\x12\x1f.agentmesh.v1.ListAgentsRequest\x1a .agentmesh.v1.ListAgentsResponse\"\x10\xaa\xcf\x18\x0c\x08\x01\x12\x06\x61gents\x18\x01\x12\x66\n\tHeartbeat\x12\x1e.agentmesh.v1.HeartbeatRequest\x1a\x1f.agentmesh.v1.HeartbeatResponse\"\x14\xaa\xcf\x18\x10\x08\x02\x12\x06\x61gents\x18\x01(\x01\x30\x02(\x01\x30\x01\x12h\n\rGetMeshStatus\x12\".agentmesh.v1.GetMeshStatusRequest\x1a#.agentmesh.v1.GetMeshStatusResponse\"\x0e\xaa\xcf\x18\n\x08\x01\x12\x04mesh\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#agentmesh/v1/registry_service.proto\x12\x0c\x61gentmesh.v1\x1a!agentmesh/options/v1/access.proto\x1a\x18\x61gentmesh/v1/agent.proto\x1a\x1f\x61gentmesh/v1/requirements.proto\x1a\x1a\x61gentmesh/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x14RegisterAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.agentmesh.v1.AgentSpec\x12\x13\n\x0bsession_key\x18\x03 \x01(\x0c\"\x92\x01\n\x15RegisterAgentResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\x0c\x12+\n\x06limits\x18\x03 \x01(\x0b\x32\x1b.agentmesh.v1.SessionLimits\x12\"\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x13.agentmesh.v1.Agent\"Q\n\x16\x44\x65registerAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"\x19\n\x17\x44\x65registerAgentResponse\"O\n\x13\x44\x65\x63lareAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.agentmesh.v1.AgentSpec\"K\n\x14\x44\x65\x63lareAgentResponse\x12\"\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x13.agentmesh.v1.Agent\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"6\n\x0fGetAgentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\"6\n\x10GetAgentResponse\x12\"\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x13.agentmesh.v1.Agent\"\xa5\x02\n\x11ListAgentsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0e\x32\x17.agentmesh.v1.AgentType\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12$\n\x06health\x18\x04 \x03(\x0e\x32\x14.agentmesh.v1.Health\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x18\n\x10\x61ny_capabilities\x18\x07 \x03(\t\x12,\n\x06labels\x18\x08 \x03(\x0b\x32\x1c.agentmesh.v1.LabelCondition\x12\x16\n\x0emin_free_slots\x18\t \x01(\x05\x12\x13\n\x0btext_prefix\x18\n \x01(\t\"R\n\x12ListAgentsResponse\x12#\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x13.agentmesh.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x10HeartbeatRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.agentmesh.v1.AgentFrame\"<\n\x11HeartbeatResponse\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.agentmesh.v1.MeshFrame\")\n\x14GetMeshStatusRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xeb\x01\n\x15GetMeshStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x1b.agentmesh.v1.FailureBounds\x12\x31\n\nnamespaces\x18\x04 \x03(\x0b\x32\x1d.agentmesh.v1.NamespaceStatus\x12\x31\n\x0ehold_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\rFailureBounds\x12)\n\x06killed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bunreachable\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04hung\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd0\x01\n\x0fNamespaceStatus\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x61gents\x18\x03 \x03(\x0b\x32\x19.agentmesh.v1.HealthCount\x12&\n\x05tasks\x18\x04 \x03(\x0b\x32\x17.agentmesh.v1.TaskCount\x12\x12\n\nfree_slots\x18\x05 \x01(\x05\x12\x34\n\x11oldest_queued_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0bHealthCount\x12$\n\x06health\x18\x01 \x01(\x0e\x32\x14.agentmesh.v1.Health\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\")\n\tTaskCount\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xf0\x05\n\x0fRegistryService\x12l\n\rRegisterAgent\x12\".agentmesh.v1.RegisterAgentRequest\x1a#.agentmesh.v1.RegisterAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x01(\x01\x12r\n\x0f\x44\x65registerAgent\x12$.agentmesh.v1.DeregisterAgentRequest\x1a%.agentmesh.v1.DeregisterAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x01(\x01\x12i\n\x0c\x44\x65\x63lareAgent\x12!.agentmesh.v1.DeclareAgentRequest\x1a\".agentmesh.v1.DeclareAgentResponse\"\x12\xaa\xcf\x18\x0e\x08\x02\x12\x06\x61gents\x18\x02(\x01\x12[\n\x08GetAgent\x12\x1d.agentmesh.v1.GetAgentRequest\x1a\x1e.agentmesh.v1.GetAgentResponse\"\x10\xaa\xcf\x18\x0c\x08\x01\x12\x06\x61gents\x18\x01\x12\x61\n\nListAgents\x12\x1f.agentmesh.v1.ListAgentsRequest\x1a .agentmesh.v1.ListAgentsResponse\"\x10\xaa\xcf\x18\x0c\x08\x01\x12\x06\x61gents\x18\x01\x12\x66\n\tHeartbeat\x12\x1e.agentmesh.v1.HeartbeatRequest\x1a\x1f.agentmesh.v1.HeartbeatResponse\"\x14\xaa\xcf\x18\x10\x08\x02\x12\x06\x61gents\x18\x01(\x01\x30\x02(\x01\x30\x01\x12h\n\rGetMeshStatus\x12\".agentmesh.v1.GetMeshStatusRequest\x1a#.agentmesh.v1.GetMeshStatusResponse\"\x0e\xaa\xcf\x18\n\x08\x01\x12\x04mesh\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,42 +51,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRYSERVICE'].methods_by_name['Heartbeat']._serialized_options = b'\252\317\030\020\010\002\022\006agents\030\001(\0010\002'
   _globals['_REGISTRYSERVICE'].methods_by_name['GetMeshStatus']._loaded_options = None
   _globals['_REGISTRYSERVICE'].methods_by_name['GetMeshStatus']._serialized_options = b'\252\317\030\n\010\001\022\004mesh\030\002'
-  _globals['_REGISTERAGENTREQUEST']._serialized_start=207
-  _globals['_REGISTERAGENTREQUEST']._serialized_end=308
-  _globals['_REGISTERAGENTRESPONSE']._serialized_start=311
-  _globals['_REGISTERAGENTRESPONSE']._serialized_end=457
-  _globals['_DEREGISTERAGENTREQUEST']._serialized_start=459
-  _globals['_DEREGISTERAGENTREQUEST']._serialized_end=540
-  _globals['_DEREGISTERAGENTRESPONSE']._serialized_start=542
-  _globals['_DEREGISTERAGENTRESPONSE']._serialized_end=567
-  _globals['_DECLAREAGENTREQUEST']._serialized_start=569
-  _globals['_DECLAREAGENTREQUEST']._serialized_end=648
-  _globals['_DECLAREAGENTRESPONSE']._serialized_start=650
-  _globals['_DECLAREAGENTRESPONSE']._serialized_end=725
-  _globals['_GETAGENTREQUEST']._serialized_start=727
-  _globals['_GETAGENTREQUEST']._serialized_end=781
-  _globals['_GETAGENTRESPONSE']._serialized_start=783
-  _globals['_GETAGENTRESPONSE']._serialized_end=837
-  _globals['_LISTAGENTSREQUEST']._serialized_start=840
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1016
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1018
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1100
-  _globals['_HEARTBEATREQUEST']._serialized_start=1102
-  _globals['_HEARTBEATREQUEST']._serialized_end=1162
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1164
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1224
-  _globals['_GETMESHSTATUSREQUEST']._serialized_start=1226
-  _globals['_GETMESHSTATUSREQUEST']._serialized_end=1267
-  _globals['_GETMESHSTATUSRESPONSE']._serialized_start=1270
-  _globals['_GETMESHSTATUSRESPONSE']._serialized_end=1505
-  _globals['_FAILUREBOUNDS']._serialized_start=1508
-  _globals['_FAILUREBOUNDS']._serialized_end=1655
-  _globals['_NAMESPACESTATUS']._serialized_start=1658
-  _globals['_NAMESPACESTATUS']._serialized_end=1866
-  _globals['_HEALTHCOUNT']._serialized_start=1868
-  _globals['_HEALTHCOUNT']._serialized_end=1934
-  _globals['_TASKCOUNT']._serialized_start=1936
-  _globals['_TASKCOUNT']._serialized_end=1977
-  _globals['_REGISTRYSERVICE']._serialized_start=1980
-  _globals['_REGISTRYSERVICE']._serialized_end=2732
+  _globals['_REGISTERAGENTREQUEST']._serialized_start=240
+  _globals['_REGISTERAGENTREQUEST']._serialized_end=341
+  _globals['_REGISTERAGENTRESPONSE']._serialized_start=344
+  _globals['_REGISTERAGENTRESPONSE']._serialized_end=490
+  _globals['_DEREGISTERAGENTREQUEST']._serialized_start=492
+  _globals['_DEREGISTERAGENTREQUEST']._serialized_end=573
+  _globals['_DEREGISTERAGENTRESPONSE']._serialized_start=575
+  _globals['_DEREGISTERAGENTRESPONSE']._serialized_end=600
+  _globals['_DECLAREAGENTREQUEST']._serialized_start=602
+  _globals['_DECLAREAGENTREQUEST']._serialized_end=681
+  _globals['_DECLAREAGENTRESPONSE']._serialized_start=683
+  _globals['_DECLAREAGENTRESPONSE']._serialized_end=758
+  _globals['_GETAGENTREQUEST']._serialized_start=760
+  _globals['_GETAGENTREQUEST']._serialized_end=814
+  _globals['_GETAGENTRESPONSE']._serialized_start=816
+  _globals['_GETAGENTRESPONSE']._serialized_end=870
+  _globals['_LISTAGENTSREQUEST']._serialized_start=873
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1166
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1168
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1250
+  _globals['_HEARTBEATREQUEST']._serialized_start=1252
+  _globals['_HEARTBEATREQUEST']._serialized_end=1312
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1314
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1374
+  _globals['_GETMESHSTATUSREQUEST']._serialized_start=1376
+  _globals['_GETMESHSTATUSREQUEST']._serialized_end=1417
+  _globals['_GETMESHSTATUSRESPONSE']._serialized_start=1420
+  _globals['_GETMESHSTATUSRESPONSE']._serialized_end=1655
+  _globals['_FAILUREBOUNDS']._serialized_start=1658
+  _globals['_FAILUREBOUNDS']._serialized_end=1805
+  _globals['_NAMESPACESTATUS']._serialized_start=1808
+  _globals['_NAMESPACESTATUS']._serialized_end=2016
+  _globals['_HEALTHCOUNT']._serialized_start=2018
+  _globals['_HEALTHCOUNT']._serialized_end=2084
+  _globals['_TASKCOUNT']._serialized_start=2086
+  _globals['_TASKCOUNT']._serialized_end=2127
+  _globals['_REGISTRYSERVICE']._serialized_start=2130
+  _globals['_REGISTRYSERVICE']._serialized_end=2882
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 The registry: which agents there are, what they can do, and how they are."""
 
 from agentmesh.v1 import agent_pb2 as agent_pb2
+from agentmesh.v1 import requirements_pb2 as requirements_pb2
 from agentmesh.v1 import session_pb2 as session_pb2
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
@@ -241,6 +242,10 @@ class ListAgentsRequest(message.Message):
     HEALTH_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ANY_CAPABILITIES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    MIN_FREE_SLOTS_FIELD_NUMBER: builtins.int
+    TEXT_PREFIX_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Namespace; empty: the caller's, for operators every namespace."""
     type: agent_pb2.AgentType.ValueType
@@ -248,7 +253,13 @@ class ListAgentsRequest(message.Message):
     page_size: builtins.int
     """At most this many, 1 to 1,000; 0: 100."""
     page_token: builtins.str
-    """From the response before; empty: the first page."""
+    """From the response before; empty: the first page. Paging goes by place in the order, not by count: whatever is
+    registered meanwhile, an agent that matches throughout is on exactly one page.
+    """
+    min_free_slots: builtins.int
+    """Only agents that are offered work and have this many slots free for it now, 0 to 10,000; 0: all."""
+    text_prefix: builtins.str
+    """Only agents whose id or name begins with this text, at most 128 bytes; case does not count."""
     @builtins.property
     def capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Only agents with all of these skills, at most 32."""
@@ -256,6 +267,14 @@ class ListAgentsRequest(message.Message):
     @builtins.property
     def health(self) -> containers.RepeatedScalarFieldContainer[agent_pb2.Health.ValueType]:
         """Only agents in one of these states; empty: all."""
+
+    @builtins.property
+    def any_capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only agents with at least one of these skills, at most 32; empty: all."""
+
+    @builtins.property
+    def labels(self) -> containers.RepeatedCompositeFieldContainer[requirements_pb2.LabelCondition]:
+        """Only agents whose labels meet all of these conditions, at most 16."""
 
     def __init__(
         self,
@@ -266,16 +285,20 @@ class ListAgentsRequest(message.Message):
         health: abc.Iterable[agent_pb2.Health.ValueType] | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        any_capabilities: abc.Iterable[builtins.str] | None = ...,
+        labels: abc.Iterable[requirements_pb2.LabelCondition] | None = ...,
+        min_free_slots: builtins.int = ...,
+        text_prefix: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["capabilities", b"capabilities", "health", b"health", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["any_capabilities", b"any_capabilities", "capabilities", b"capabilities", "health", b"health", "labels", b"labels", "min_free_slots", b"min_free_slots", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "text_prefix", b"text_prefix", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ListAgentsResponse(message.Message):
-    """Response of ListAgents."""
+    """Response of ListAgents; at most 1 MiB, so a page may hold fewer agents than asked for."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -285,7 +308,7 @@ class ListAgentsResponse(message.Message):
     """For the next page; empty: this was the last."""
     @builtins.property
     def agents(self) -> containers.RepeatedCompositeFieldContainer[agent_pb2.Agent]:
-        """The agents."""
+        """The agents, as they are now."""
 
     def __init__(
         self,

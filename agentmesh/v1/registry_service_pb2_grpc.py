@@ -106,7 +106,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Finds agents by type, capability, health and labels, ordered by namespace and id.
+        """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

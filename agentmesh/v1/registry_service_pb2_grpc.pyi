@@ -44,7 +44,7 @@ class RegistryServiceStub:
     GetAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.GetAgentRequest, registry_service_pb2.GetAgentResponse]
     """Returns one agent."""
     ListAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]
-    """Finds agents by type, capability, health and labels, ordered by namespace and id."""
+    """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
     Heartbeat: grpc.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
     GetMeshStatus: grpc.UnaryUnaryMultiCallable[registry_service_pb2.GetMeshStatusRequest, registry_service_pb2.GetMeshStatusResponse]
@@ -66,7 +66,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.GetAgentRequest, registry_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Returns one agent."""
     ListAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
-    """Finds agents by type, capability, health and labels, ordered by namespace and id."""
+    """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
     Heartbeat: aio.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
     GetMeshStatus: aio.UnaryUnaryMultiCallable[registry_service_pb2.GetMeshStatusRequest, registry_service_pb2.GetMeshStatusResponse]  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         request: registry_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> typing.Union[registry_service_pb2.ListAgentsResponse, abc.Awaitable[registry_service_pb2.ListAgentsResponse]]:
-        """Finds agents by type, capability, health and labels, ordered by namespace and id."""
+        """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
 
     @abc_1.abstractmethod
     def Heartbeat(

@@ -346,7 +346,7 @@ class ListTasksRequest(message.Message):
 
 @typing.final
 class ListTasksResponse(message.Message):
-    """Response of ListTasks."""
+    """Response of ListTasks; at most 1 MiB, so a page may hold fewer tasks than asked for."""
 
     DESCRIPTOR: descriptor.Descriptor
 

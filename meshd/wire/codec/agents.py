@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from agentmesh.v1 import agent_pb2
+from agentmesh.v1 import agent_pb2, registry_service_pb2
+from meshd.domain.discovery import AgentFilter
 from meshd.domain.limits import MAX_CAPABILITIES, MAX_LABELS, MAX_SLOTS
-from meshd.domain.values import Agent, AgentSpec, AgentType
+from meshd.domain.values import Agent, AgentSpec, AgentType, Health
 from meshd.wire import validate
+from meshd.wire.codec.tasks import MAX_REQUIRED, label_conditions
 from meshd.wire.codec.values import duration, enum, timestamp
 
 MAX_PORT = 65_535
+MAX_PREFIX_BYTES = 128
 
 
 def spec_from(message: agent_pb2.AgentSpec) -> AgentSpec:
@@ -32,6 +35,19 @@ def spec_from(message: agent_pb2.AgentSpec) -> AgentSpec:
         slots=int(validate.number(message.slots, 0, MAX_SLOTS, "spec.slots")),
         lease_ttl_ms=ttl_ms,
         disconnected_grace_ms=grace_ms,
+    )
+
+
+def filter_from(message: registry_service_pb2.ListAgentsRequest) -> AgentFilter:
+    """Check and convert the conditions of a request. Raises Refusal."""
+    return AgentFilter(
+        type=enum(AgentType, message.type, "type") if message.type else None,
+        capabilities=validate.capabilities(message.capabilities, MAX_REQUIRED, "capabilities"),
+        any_capabilities=validate.capabilities(message.any_capabilities, MAX_REQUIRED, "any_capabilities"),
+        labels=label_conditions(message.labels, "labels"),
+        health=frozenset(enum(Health, health, "health") for health in message.health),
+        min_free_slots=int(validate.number(message.min_free_slots, 0, MAX_SLOTS, "min_free_slots")),
+        text_prefix=validate.text(message.text_prefix, MAX_PREFIX_BYTES, "text_prefix").casefold(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from hashlib import blake2b
 
 from agentmesh.v1 import payload_pb2, requirements_pb2, task_pb2
@@ -162,22 +163,27 @@ def _requirements(message: requirements_pb2.Requirements) -> Requirements:
             MAX_REQUIRED,
             f"{field}.required_capabilities",
         ),
-        tuple(
-            _condition(c, f"{field}.required_labels") for c in message.required_labels[: MAX_CONDITIONS + 1]
-        ),
+        label_conditions(message.required_labels, f"{field}.required_labels"),
         validate.capabilities(
             message.preferred_capabilities,
             MAX_REQUIRED,
             f"{field}.preferred_capabilities",
         ),
-        tuple(
-            _condition(c, f"{field}.preferred_labels") for c in message.preferred_labels[: MAX_CONDITIONS + 1]
-        ),
+        label_conditions(message.preferred_labels, f"{field}.preferred_labels"),
     )
 
 
 _COMPARISONS = (LabelOperator.GREATER_THAN, LabelOperator.LESS_THAN)
 _BARE = (LabelOperator.EXISTS, LabelOperator.NOT_EXISTS)
+
+
+def label_conditions(
+    messages: Collection[requirements_pb2.LabelCondition], field: str
+) -> tuple[LabelCondition, ...]:
+    """Check and convert conditions on labels. Raises Refusal."""
+    if len(messages) > MAX_CONDITIONS:
+        raise validate.invalid(field, f"has {len(messages)} entries; at most {MAX_CONDITIONS} are allowed")
+    return tuple(_condition(message, field) for message in messages)
 
 
 def _condition(message: requirements_pb2.LabelCondition, field: str) -> LabelCondition:

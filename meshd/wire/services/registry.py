@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,15 +14,17 @@ from agentmesh.v1 import registry_service_pb2 as pb
 from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
 from meshd.domain import commands as c
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
+from meshd.domain.discovery import AgentFilter
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentType, Health, TaskState
+from meshd.domain.values import Agent, AgentType, TaskState
 from meshd.engine.mesh import Entry, Mesh
 from meshd.wire import page_token, validate
 from meshd.wire.codec import agents as codec
 from meshd.wire.codec.frames import limits
-from meshd.wire.codec.values import duration, enum, timestamp
+from meshd.wire.codec.values import duration, timestamp
 from meshd.wire.context import current_call
+from meshd.wire.fitting import fitting
 from meshd.wire.services.sessions import SessionStreams, own_identity
 
 SESSION_KEY_BYTES = 16
@@ -114,28 +117,21 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         """Find agents."""
         size = validate.page_size(request.page_size)
-        kind = enum(AgentType, request.type, "type") if request.type else None
-        wanted = validate.capabilities(request.capabilities, 32, "capabilities")
-        health = frozenset(enum(Health, h, "health") for h in request.health)
-        conditions = repr((request.namespace, kind, sorted(wanted), sorted(health)))
+        wanted = codec.filter_from(request)
+        conditions = repr((request.namespace, _in_order(wanted)))
         after = page_token.decode("agents", conditions, request.page_token) if request.page_token else ""
         found: list[tuple[str, Agent, int]] = []
         for ns in namespaces(self._mesh, current_call()):
-            for agent in ns.agents.values():
-                place = f"{ns.name}/{agent.spec.agent_id}"
-                if (
-                    place > after
-                    and (kind is None or agent.spec.type is kind)
-                    and wanted <= agent.spec.capabilities
-                    and (not health or agent.health in health)
-                ):
+            prefix = f"{ns.name}/"
+            for agent_id, agent in ns.agents.items():
+                if (place := prefix + agent_id) > after and wanted.matches(agent):
                     found.append((place, agent, ns.info.epoch))
-        found.sort(key=lambda entry: entry[0])
-        more = page_token.encode("agents", conditions, found[size - 1][0]) if len(found) > size else ""
-        response = pb.ListAgentsResponse(
-            agents=[codec.agent_to(agent, epoch) for _, agent, epoch in found[:size]],
-            next_page_token=more,
-        )
+        # One more than the page tells whether there is another.
+        first = heapq.nsmallest(size + 1, found)
+        page = fitting(codec.agent_to(agent, epoch) for _, agent, epoch in first[:size])
+        response = pb.ListAgentsResponse(agents=page)
+        if len(page) < len(first):
+            response.next_page_token = page_token.encode("agents", conditions, first[len(page) - 1][0])
         await self._mesh.commits.settled()
         return response
 
@@ -190,6 +186,11 @@ def agent_not_found(namespace: str, agent_id: str) -> Refusal:
         return Refusal(Reason.AGENT_NOT_FOUND, message)
     message = f"no agent {agent_id} in namespace {namespace}; `meshctl discover --namespace {namespace}` shows its agents"
     return Refusal(Reason.AGENT_NOT_FOUND, message)
+
+
+def _in_order(wanted: AgentFilter) -> tuple[object, ...]:
+    """Return conditions in a form that is the same in every process: page tokens outlive a restart."""
+    return tuple(sorted(part) if isinstance(part, frozenset) else part for part in wanted)
 
 
 def _within_grant(call: Call, kind: AgentType, capabilities: frozenset[str]) -> None:

@@ -26,6 +26,7 @@ from meshd.wire import page_token, validate
 from meshd.wire.codec import tasks as codec
 from meshd.wire.codec.values import enum
 from meshd.wire.context import current_call
+from meshd.wire.fitting import fitting
 from meshd.wire.services.registry import agent_not_found, namespaces, one_namespace
 from meshd.wire.services.sessions import SessionStreams
 
@@ -111,16 +112,10 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             self._mesh.store.list_tasks,
             TaskFilter(names, states, task_type, agent_id, before, size + 1),
         )
-        page = tasks[:size]
-        more = page_token.encode("tasks", conditions, str(page[-1].key)) if len(tasks) > size else ""
-        shown = []
-        for task in page:
-            live = self._mesh.namespaces[task.namespace].tasks.get(task.spec.task_id)
-            # Acceptance and progress are not durable; memory knows them.
-            if live is not None and live.key == task.key and live.generation == task.generation:
-                task = live  # noqa: PLW2901
-            shown.append(codec.task_to(task))
-        return pb.ListTasksResponse(tasks=shown, next_page_token=more)
+        page = fitting(codec.task_to(self._live(task)) for task in tasks[:size])
+        more = len(page) < len(tasks)
+        token = page_token.encode("tasks", conditions, str(tasks[len(page) - 1].key)) if more else ""
+        return pb.ListTasksResponse(tasks=page, next_page_token=token)
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: Any) -> pb.CancelTaskResponse:
         """Ask for the end of a task."""
@@ -235,6 +230,12 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def _task(self, task_id: str) -> tuple[Namespace, Task]:
         ns = one_namespace(self._mesh, current_call())
         return ns, await self._mesh.find_task(ns, validate.task_id(task_id))
+
+    def _live(self, stored: Task) -> Task:
+        """Return a stored task as memory knows it, where acceptance and progress are, which are not durable."""
+        live = self._mesh.namespaces[stored.namespace].tasks.get(stored.spec.task_id)
+        same = live is not None and live.key == stored.key and live.generation == stored.generation
+        return live if live is not None and same else stored
 
     async def _shown(self, task: Task, view: int) -> task_pb2.Task:
         """Return a task's message with what the view and the caller's rights allow."""

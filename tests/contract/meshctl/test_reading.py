@@ -80,6 +80,21 @@ def test_discover_filters_by_type_and_capability(
     assert "No agents match" in nothing.err
 
 
+def test_discover_sends_every_condition(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl(
+        *("discover", "--any-capability", "gpu,tpu", "--label", "zone=a,b", "--label", "!old"),
+        *("--min-free", "2", "--prefix", "Work"),
+    )
+    assert outcome.code == 0
+    sent = fleet.sent(registry_service_pb2.ListAgentsRequest)
+    assert list(sent.any_capabilities) == ["gpu", "tpu"]
+    assert [(item.label, list(item.values)) for item in sent.labels] == [("zone", ["a", "b"]), ("old", [])]
+    assert (sent.min_free_slots, sent.text_prefix) == (2, "Work")
+    wrong = meshctl("discover", "--label", "memory>much")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 2)
+    assert "'much', which is not a number" in wrong.err
+
+
 def test_workload(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     outcome = meshctl("workload", "--agent-id", "worker-1")
     assert outcome.code == 0
