@@ -242,6 +242,7 @@ async def _listening(
     lag = event_loop.LoopLag()
     metrics.add_gauges(
         lambda: event_loop.ask(loop, partial(gauges.measure, parts.mesh), SCRAPE_TIMEOUT_S),
+        storage=parts.mesh.store.measure,
         ready=lambda: readiness.ready,
         lag_s=lambda: lag.lag_s,
     )

@@ -1,6 +1,6 @@
 """Counts the mesh for its gauges, on the event loop's thread.
 
-Rule: the cost grows with agents and held attempts, not with the backlog: a scrape must not stall the loop.
+Rule: the cost grows with agents and held attempts, and sets of requirements, not with the backlog: a scrape must not stall the loop.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from meshd.ports.gauges import MeshGauges, NamespaceGauges
 def measure(mesh: Mesh) -> MeshGauges:
     """Return what the mesh looks like now."""
     wall_ms = time.time_ns() // 1_000_000
+    streams = Counter(stream.namespace.name for stream in mesh.streams)
     return MeshGauges(
-        [_measure(ns, wall_ms) for ns in mesh.namespaces.values()],
+        [_measure(ns, streams[ns.name], wall_ms) for ns in mesh.namespaces.values()],
         mesh.commits.uncommitted_bytes,
         mesh.commits.uncommitted_age_s,
+        mesh.hub.size,
     )
 
 
-def _measure(ns: Namespace, wall_ms: int) -> NamespaceGauges:
+def _measure(ns: Namespace, streams: int, wall_ms: int) -> NamespaceGauges:
     sessions = list(ns.sessions.values())
     queued = sum(pool.queue.size for pool in ns.pools.by_requirements.values())
     held = Counter(
@@ -43,7 +45,9 @@ def _measure(ns: Namespace, wall_ms: int) -> NamespaceGauges:
         agents=dict(Counter((agent.spec.type, agent.health) for agent in ns.agents.values())),
         open_tasks=open_tasks,
         oldest_queued_s=_oldest_queued_s(ns, wall_ms) if queued else 0.0,
-        sessions=len(sessions),
+        unplaceable=sum(pool.queue.size for pool in ns.pools.busy if not pool.served),
+        sessions=dict(Counter(session.agent.health for session in sessions)),
+        streams=streams,
         slots=sum(session.slots for session in sessions),
         free_slots=sum(session.free_slots for session in sessions),
     )

@@ -36,6 +36,7 @@ from meshd.domain.values import (
     Task,
     TaskState,
 )
+from meshd.engine import stages
 from meshd.engine.audit import AuditLog
 from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits
@@ -265,7 +266,8 @@ class Mesh:
             self.hub.publish(task.key, OutputPiece(task.attempt, seq, chunk))
 
     def _taken(self, writes: Writes) -> None:
-        """Move fresh inputs, which are in rows now, from their tasks to the bounded cache."""
+        """Measure what was written; move fresh inputs, which are in rows now, from tasks to the bounded cache."""
+        stages.taken(writes, self.observer)
         for task in writes.new_tasks.values():
             if not task.terminal:
                 self.payloads.put(task.key, task.spec.payload)
@@ -274,6 +276,7 @@ class Mesh:
     def _release(self, effects: Effects) -> None:
         """Let out effects whose commit is durable: frames first, then replies."""
         writes = effects.writes
+        stages.durable(writes, self._clock().wall_ms, self.observer)
         for key, output in writes.outputs:
             self.outputs.put(key, output)
             self.payloads.drop(key)
@@ -368,5 +371,7 @@ def _measure(observer: Observer, namespace: str, counts: dict[tuple[str, str], i
             observer.ended(namespace, TaskState[state], OutcomeReason[outcome], count)
         elif what == "lost":
             observer.lost(namespace, detail, count)
+        elif what in ("declined", "unaccepted"):
+            observer.returned(namespace, what, count)
         elif what == "stale":
             observer.stale(namespace, count)

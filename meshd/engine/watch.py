@@ -83,6 +83,11 @@ class WatchHub:
                 del self._watchers[key]
 
     @property
+    def size(self) -> int:
+        """How many watchers there are."""
+        return sum(map(len, self._watchers.values()))
+
+    @property
     def active(self) -> bool:
         """True when anybody watches anything."""
         return bool(self._watchers)

@@ -1,32 +1,60 @@
-"""Prometheus metrics of meshd.
+"""Prometheus metrics of meshd: counts what the mesh reports and shows it as the catalogue says.
 
-Rule: names begin with meshd_ and stay; labels are namespace, type, state, method, code, reason and cause only, never an
-id, and a family holds a bounded number of series whatever callers send.
+Rule: a family holds a bounded number of series whatever callers send: namespaces beyond a limit, and label values that
+strangers can choose, are counted together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from meshd.domain.values import OutcomeReason, TaskState
-from meshd.ports.gauges import MeshGauges
+from meshd.ops import catalogue
+from meshd.ports.gauges import MeshGauges, NamespaceGauges, StorageGauges
+from meshd.ports.observer import Stage
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 MAX_SERIES: Final = 2_000
 """Label combinations of one family; further ones are counted together under "other"."""
+MAX_NAMESPACES: Final = 100
+"""Namespaces with series of their own; the others share one, whose name no namespace can have."""
+OTHER_NAMESPACES: Final = "_other"
 
-CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+STAGES: Final = {
+    Stage.DURABLE: catalogue.DURABLE_S,
+    Stage.ASSIGNED: catalogue.ASSIGNED_S,
+    Stage.ACCEPTED: catalogue.ACCEPTED_S,
+    Stage.RAN: catalogue.RAN_S,
+    Stage.SUCCEEDED: catalogue.SUCCEEDED_S,
+}
 
 # The time at which a counter was made helps nobody and doubles the page.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _Namespaces:
+    """The label of each namespace: its name for those that came first."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+
+    def label(self, namespace: str) -> str:
+        label = self._labels.get(namespace)
+        if label is None:
+            if len(self._labels) >= MAX_NAMESPACES:
+                return OTHER_NAMESPACES
+            label = self._labels[namespace] = namespace
+        return label
 
 
 class _Counts:
@@ -34,8 +62,8 @@ class _Counts:
 
     __slots__ = ("_children", "_counter")
 
-    def __init__(self, registry: CollectorRegistry, name: str, text: str, *labels: str) -> None:
-        self._counter = Counter(name, text, labels, registry=registry)
+    def __init__(self, registry: CollectorRegistry, metric: catalogue.Metric) -> None:
+        self._counter = Counter(metric.name, metric.text, metric.labels, registry=registry)
         self._children: dict[tuple[str, ...], Counter] = {}
 
     def add(self, count: float, *values: str) -> None:
@@ -48,44 +76,83 @@ class _Counts:
         child.inc(count)
 
 
+class _StageTimes(Collector):
+    """Histograms of the stages of tasks, fed by whole batches: what arrives is a count per millisecond."""
+
+    def __init__(self) -> None:
+        self._bounds_ms = {stage: [b * 1_000 for b in metric.buckets_s] for stage, metric in STAGES.items()}
+        self._counts: dict[Stage, dict[str, list[int]]] = {stage: {} for stage in STAGES}
+        self._sums_ms: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
+
+    def add(self, stage: Stage, namespace: str, count_by_ms: Mapping[int, int]) -> None:
+        """Add one batch."""
+        bounds_ms = self._bounds_ms[stage]
+        counts = self._counts[stage].get(namespace)
+        if counts is None:
+            counts = [0] * (len(bounds_ms) + 1)
+            self._sums_ms[stage][namespace] = 0
+            self._counts[stage][namespace] = counts
+        sum_ms = 0
+        for ms, count in count_by_ms.items():
+            # The wall clock may have been set back meanwhile.
+            at_least_0_ms = max(0, ms)
+            counts[bisect_left(bounds_ms, at_least_0_ms)] += count
+            sum_ms += at_least_0_ms * count
+        self._sums_ms[stage][namespace] += sum_ms
+
+    def describe(self) -> Iterator[Metric]:
+        """Name what there will be."""
+        for metric in STAGES.values():
+            yield HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histograms; called on the scraping thread."""
+        for stage, metric in STAGES.items():
+            family = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+            for namespace, counts in list(self._counts[stage].items()):
+                # Copied first: the event loop goes on counting.
+                reached = list(accumulate(list(counts)))
+                bounds = [*map(floatToGoString, metric.buckets_s), "+Inf"]
+                buckets = list(zip(bounds, reached, strict=True))
+                family.add_metric([namespace], buckets, self._sums_ms[stage][namespace] / 1_000)
+            yield family
+
+
 class Metrics:
     """Counts what the mesh reports (port Observer) and renders the page."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         new = self.registry
-        self._submitted = _Counts(new, "meshd_tasks_submitted", "Tasks taken.", "namespace")
-        self._assigned = _Counts(new, "meshd_attempts_assigned", "Attempts handed out.", "namespace")
-        self._ended = _Counts(new, "meshd_tasks_ended", "Tasks ended.", "namespace", "state", "reason")
-        self._lost = _Counts(
-            new, "meshd_attempts_lost", "Attempts taken from lost agents.", "namespace", "cause"
-        )
-        self._stale = _Counts(new, "meshd_reports_stale", "Reports with a foreign or old fence.", "namespace")
-        self._refused = _Counts(new, "meshd_calls_refused", "Calls refused.", "reason")
-        self._handled = _Counts(new, "meshd_calls_handled", "Calls and streams ended.", "method", "code")
-        self._durations = Histogram(
-            "meshd_call_seconds",
-            "Duration of calls; streams last long.",
-            ["method"],
-            buckets=CALL_BUCKETS,
-            registry=new,
-        )
+        self._namespaces = _Namespaces()
+        self._submitted = _Counts(new, catalogue.SUBMITTED)
+        self._assigned = _Counts(new, catalogue.ASSIGNED)
+        self._ended = _Counts(new, catalogue.ENDED)
+        self._lost = _Counts(new, catalogue.LOST)
+        self._returned = _Counts(new, catalogue.RETURNED)
+        self._stale = _Counts(new, catalogue.STALE)
+        self._stages = _StageTimes()
+        new.register(self._stages)
+        self._refused = _Counts(new, catalogue.REFUSED)
+        self._handled = _Counts(new, catalogue.HANDLED)
+        self._durations = _histogram(new, catalogue.CALL_S)
         self._duration_of: dict[str, Histogram] = {}
-        self._commits = Histogram(
-            "meshd_commit_seconds", "Duration of commits.", buckets=COMMIT_BUCKETS, registry=new
-        )
-        self._rows = Counter("meshd_commit_rows", "Rows made durable.", registry=new)
-        self._stalls = Counter("meshd_stalls", "Times the daemon itself stood still.", registry=new)
-        self._stalled_s = Counter(
-            "meshd_stalled_seconds", "Seconds the daemon itself stood still.", registry=new
-        )
+        self._commits = _histogram(new, catalogue.COMMIT_S)
+        self._rows = Counter(catalogue.ROWS.name, catalogue.ROWS.text, registry=new)
+        self._stalls = Counter(catalogue.STALLS.name, catalogue.STALLS.text, registry=new)
+        self._stalled_s = Counter(catalogue.STALLED_S.name, catalogue.STALLED_S.text, registry=new)
         ProcessCollector(namespace="meshd", registry=new)
 
     def add_gauges(
-        self, mesh: Callable[[], MeshGauges | None], *, ready: Callable[[], bool], lag_s: Callable[[], float]
+        self,
+        mesh: Callable[[], MeshGauges | None],
+        *,
+        storage: Callable[[], StorageGauges],
+        ready: Callable[[], bool],
+        lag_s: Callable[[], float],
     ) -> None:
-        """Show the mesh itself; ``mesh`` is asked at every scrape, on the scraping thread, and may answer None."""
-        self.registry.register(_Gauges(mesh, ready, lag_s))
+        """Show the mesh itself; all are asked at every scrape, on the scraping thread; ``mesh`` may answer None."""
+        self.registry.register(_Gauges(mesh, storage, ready, lag_s, self._namespaces))
 
     def page(self) -> bytes:
         """Render all metrics in the text format."""
@@ -95,23 +162,31 @@ class Metrics:
 
     def submitted(self, namespace: str, count: int) -> None:
         """New tasks were taken."""
-        self._submitted.add(count, namespace)
+        self._submitted.add(count, self._namespaces.label(namespace))
 
     def assigned(self, namespace: str, count: int) -> None:
         """Attempts were handed out."""
-        self._assigned.add(count, namespace)
+        self._assigned.add(count, self._namespaces.label(namespace))
 
     def ended(self, namespace: str, state: TaskState, outcome: OutcomeReason, count: int) -> None:
         """Tasks reached a terminal state."""
-        self._ended.add(count, namespace, state.name.lower(), outcome.name.lower())
+        self._ended.add(count, self._namespaces.label(namespace), state.name.lower(), outcome.name.lower())
 
     def lost(self, namespace: str, cause: str, count: int) -> None:
         """Attempts were taken from a lost agent."""
-        self._lost.add(count, namespace, cause)
+        self._lost.add(count, self._namespaces.label(namespace), cause)
+
+    def returned(self, namespace: str, cause: str, count: int) -> None:
+        """Attempts came back at no fault of the task."""
+        self._returned.add(count, self._namespaces.label(namespace), cause)
 
     def stale(self, namespace: str, count: int) -> None:
         """Reports with a foreign or old fence were refused."""
-        self._stale.add(count, namespace)
+        self._stale.add(count, self._namespaces.label(namespace))
+
+    def staged(self, stage: Stage, namespace: str, count_by_ms: Mapping[int, int]) -> None:
+        """Tasks of one batch went through a stage."""
+        self._stages.add(stage, self._namespaces.label(namespace), count_by_ms)
 
     def committed(self, rows: int, seconds: float) -> None:
         """A commit became durable."""
@@ -127,7 +202,7 @@ class Metrics:
         self._handled.add(1, method, code)
         duration = self._duration_of.get(method)
         if duration is None:
-            known = len(self._duration_of) < MAX_SERIES // len(CALL_BUCKETS)
+            known = len(self._duration_of) < MAX_SERIES // len(catalogue.CALL_BUCKETS_S)
             duration = self._durations.labels(method if known else "other")
             if known:
                 self._duration_of[method] = duration
@@ -143,57 +218,86 @@ class _Gauges(Collector):
     """Reads the mesh at scrape time."""
 
     def __init__(
-        self, mesh: Callable[[], MeshGauges | None], ready: Callable[[], bool], lag_s: Callable[[], float]
+        self,
+        mesh: Callable[[], MeshGauges | None],
+        storage: Callable[[], StorageGauges],
+        ready: Callable[[], bool],
+        lag_s: Callable[[], float],
+        namespaces: _Namespaces,
     ) -> None:
         self._mesh = mesh
+        self._storage = storage
         self._ready = ready
         self._lag_s = lag_s
+        self._namespaces = namespaces
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Name nothing ahead: asking the mesh at registration would be too early."""
         return iter(())
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the gauges; those of the mesh are absent when the event loop did not answer."""
-        yield GaugeMetricFamily("meshd_ready", "1 while calls are served.", float(self._ready()))
-        yield GaugeMetricFamily(
-            "meshd_loop_lag_seconds", "By how much the event loop runs late.", self._lag_s()
-        )
+        yield _single(catalogue.READY, float(self._ready()))
+        yield _single(catalogue.LAG, self._lag_s())
+        storage = self._storage()
+        yield _single(catalogue.DATABASE, storage.database_bytes)
+        yield _single(catalogue.FREE_SPACE, storage.free_bytes)
+        yield _single(catalogue.STORAGE_LOW, float(storage.low))
         mesh = self._mesh()
-        answered = float(mesh is not None)
-        yield GaugeMetricFamily(
-            "meshd_loop_answered", "1 when the event loop answered this scrape in time.", answered
-        )
+        yield _single(catalogue.ANSWERED, float(mesh is not None))
         if mesh is not None:
-            yield from _families(mesh)
+            yield _single(catalogue.UNCOMMITTED, mesh.uncommitted_bytes)
+            yield _single(catalogue.UNCOMMITTED_S, mesh.uncommitted_age_s)
+            yield _single(catalogue.WATCHERS, mesh.watchers)
+            yield from self._by_namespace(mesh.namespaces)
+
+    def _by_namespace(self, namespaces: list[NamespaceGauges]) -> Iterator[Metric]:
+        oldest_s: dict[tuple[str, ...], float] = {}
+        sums: dict[catalogue.Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in _SUMMED}
+
+        def add(metric: catalogue.Metric, value: float, *labels: str) -> None:
+            values = sums[metric]
+            values[labels] = values.get(labels, 0.0) + value
+
+        for ns in namespaces:
+            label = self._namespaces.label(ns.namespace)
+            oldest_s[label,] = max(oldest_s.get((label,), 0.0), ns.oldest_queued_s)
+            add(catalogue.UNPLACEABLE, ns.unplaceable, label)
+            add(catalogue.SLOTS, ns.slots, label)
+            add(catalogue.FREE_SLOTS, ns.free_slots, label)
+            add(catalogue.STREAMS, ns.streams, label)
+            for state, count in ns.open_tasks.items():
+                add(catalogue.TASKS, count, label, state.name.lower())
+            for (kind, health), count in ns.agents.items():
+                add(catalogue.AGENTS, count, label, kind.name.lower(), health.name.lower())
+            for health, count in ns.sessions.items():
+                add(catalogue.SESSIONS, count, label, health.name.lower())
+        yield _family(catalogue.OLDEST, oldest_s)
+        for metric, values in sums.items():
+            yield _family(metric, values)
 
 
-def _families(mesh: MeshGauges) -> Iterator[GaugeMetricFamily]:
-    yield GaugeMetricFamily(
-        "meshd_uncommitted_bytes", "Payload bytes that wait for the disk.", mesh.uncommitted_bytes
-    )
-    yield GaugeMetricFamily(
-        "meshd_uncommitted_seconds", "How long the oldest change waits.", mesh.uncommitted_age_s
-    )
-    agents = GaugeMetricFamily(
-        "meshd_agents", "Agents by type and health.", labels=["namespace", "type", "state"]
-    )
-    tasks = GaugeMetricFamily("meshd_tasks_open", "Open tasks by state.", labels=["namespace", "state"])
-    oldest = GaugeMetricFamily(
-        "meshd_queue_oldest_seconds", "Age of the oldest queued task.", labels=["namespace"]
-    )
-    sessions = GaugeMetricFamily(
-        "meshd_sessions", "Sessions of agents, restored ones included.", labels=["namespace"]
-    )
-    slots = GaugeMetricFamily("meshd_slots", "Slots of all sessions.", labels=["namespace"])
-    free = GaugeMetricFamily("meshd_slots_free", "Slots without an attempt.", labels=["namespace"])
-    for ns in mesh.namespaces:
-        for (kind, health), count in ns.agents.items():
-            agents.add_metric([ns.namespace, kind.name.lower(), health.name.lower()], count)
-        for state, count in ns.open_tasks.items():
-            tasks.add_metric([ns.namespace, state.name.lower()], count)
-        oldest.add_metric([ns.namespace], ns.oldest_queued_s)
-        sessions.add_metric([ns.namespace], ns.sessions)
-        slots.add_metric([ns.namespace], ns.slots)
-        free.add_metric([ns.namespace], ns.free_slots)
-    yield from (agents, tasks, oldest, sessions, slots, free)
+_SUMMED: Final = (
+    catalogue.TASKS,
+    catalogue.UNPLACEABLE,
+    catalogue.AGENTS,
+    catalogue.SESSIONS,
+    catalogue.SLOTS,
+    catalogue.FREE_SLOTS,
+    catalogue.STREAMS,
+)
+
+
+def _histogram(registry: CollectorRegistry, metric: catalogue.Metric) -> Histogram:
+    return Histogram(metric.name, metric.text, metric.labels, buckets=metric.buckets_s, registry=registry)
+
+
+def _single(metric: catalogue.Metric, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(metric.name, metric.text, value)
+
+
+def _family(metric: catalogue.Metric, values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(metric.name, metric.text, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

@@ -15,7 +15,10 @@ class NamespaceGauges(NamedTuple):
     open_tasks: dict[TaskState, int]
     oldest_queued_s: float
     """Since the submit of the oldest task that waits for an agent; 0 when none does."""
-    sessions: int
+    unplaceable: int
+    """Queued tasks that no agent in reach can take."""
+    sessions: dict[Health, int]
+    streams: int
     slots: int
     free_slots: int
 
@@ -26,3 +29,13 @@ class MeshGauges(NamedTuple):
     namespaces: list[NamespaceGauges]
     uncommitted_bytes: int
     uncommitted_age_s: float
+    watchers: int
+
+
+class StorageGauges(NamedTuple):
+    """The disk under the mesh."""
+
+    database_bytes: int
+    free_bytes: int
+    low: bool
+    """New work is refused for want of space."""

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import Enum
 from typing import Protocol
 
 from meshd.domain.values import OutcomeReason, TaskState
+
+
+class Stage(Enum):
+    """A part of a task's way whose duration is measured."""
+
+    DURABLE = "durable"
+    """From submit until durable."""
+    ASSIGNED = "assigned"
+    """From submit until an agent was chosen for the first attempt."""
+    ACCEPTED = "accepted"
+    """From the choice of an agent until its Accept."""
+    RAN = "ran"
+    """From Accept until the agent reported success or failure."""
+    SUCCEEDED = "succeeded"
+    """From submit until success."""
 
 
 class Observer(Protocol):
@@ -22,8 +39,14 @@ class Observer(Protocol):
     def lost(self, namespace: str, cause: str, count: int) -> None:
         """Attempts were taken from a lost agent; cause: connection, ttl, superseded, revoked, hold."""
 
+    def returned(self, namespace: str, cause: str, count: int) -> None:
+        """Attempts came back at no fault of the task; cause: declined, unaccepted."""
+
     def stale(self, namespace: str, count: int) -> None:
         """Reports with a foreign or old fence were refused."""
+
+    def staged(self, stage: Stage, namespace: str, count_by_ms: Mapping[int, int]) -> None:
+        """Tasks of one batch went through a stage: how many took how many milliseconds."""
 
     def committed(self, rows: int, seconds: float) -> None:
         """A commit became durable."""

@@ -18,6 +18,7 @@ from meshd.domain.records import (
     Writes,
 )
 from meshd.domain.values import Agent, EndedAttempt, NamespaceInfo, Task, TaskState
+from meshd.ports.gauges import StorageGauges
 
 
 class StorageError(Exception):
@@ -89,6 +90,9 @@ class Store(Protocol):
 
     def low_space(self) -> bool:
         """True when the storage is so full that new work must be refused."""
+
+    def measure(self) -> StorageGauges:
+        """Return what the store takes of its disk, and what is left. Called on any thread; never raises."""
 
     # Reads see every commit that returned before. They may be called on any thread and may block on the disk.
 

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from meshd.domain.records import RevocationRecord, SigningKeyRecord, Writes
 from meshd.domain.values import NamespaceInfo
+from meshd.ports.gauges import StorageGauges
 from meshd.ports.store import Restored, StorageError
 from meshd.store import hot, rows, schema
 from meshd.store.compiled import Row, compile_sql
@@ -80,6 +81,18 @@ class SqliteStore(SqliteReads):
             except OSError:
                 self._low_space = True
         return self._low_space
+
+    def measure(self) -> StorageGauges:
+        """Return what the database takes of its disk, its log included, and what is left."""
+        size_bytes = 0
+        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
+            with suppress(OSError):
+                size_bytes += path.stat().st_size
+        try:
+            free_bytes = shutil.disk_usage(self._directory).free
+        except OSError:
+            free_bytes = 0
+        return StorageGauges(size_bytes, free_bytes, self.low_space())
 
     def sweep(self, ended_before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` tasks that ended before; called on the writer thread. Returns how many went.

@@ -53,6 +53,11 @@ class Pool:
         elif session.bucket == FULL:
             self.available[session] = None
 
+    @property
+    def served(self) -> bool:
+        """True while some session can take these tasks, now or once it has a free slot."""
+        return any(self.buckets)
+
     def is_deep(self) -> bool:
         """Return whether at least as many tasks are queued as there are free slots."""
         left = self.queue.size

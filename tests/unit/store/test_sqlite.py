@@ -308,3 +308,14 @@ def test_low_space_is_looked_up_once_a_second(tmp_path: Path, monkeypatch: pytes
         seen.append(store.low_space())
     assert seen == [False, False, True, True, False]
     store.close()
+
+
+def test_the_store_measures_itself_and_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(tmp_path)
+    commit(store, a_task(1))
+    files = [tmp_path / "mesh.db", tmp_path / "mesh.db-wal"]
+    measured = store.measure()
+    assert measured.database_bytes == sum(path.stat().st_size for path in files) > 0
+    assert measured.free_bytes > 0
+    assert not measured.low
+    store.close()

@@ -52,8 +52,9 @@ class Stubs:
 class RunningMesh:
     """A mesh that serves."""
 
-    def __init__(self, socket: str, stack: AsyncExitStack) -> None:
+    def __init__(self, socket: str, stack: AsyncExitStack, metrics: Metrics) -> None:
         self.socket = socket
+        self.metrics = metrics
         self._stack = stack
         self.operator = self.stubs()
 
@@ -168,7 +169,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[RunningMesh]:
     readiness = Readiness()
     async with daemon._listening(settings, parts, metrics, readiness, None) as addresses:
         async with AsyncExitStack() as stack:
-            yield RunningMesh(addresses["socket"], stack)
+            yield RunningMesh(addresses["socket"], stack, metrics)
         await daemon._take_down(parts)
     store.close()
     assert not failures
