@@ -31,7 +31,7 @@ COMMANDS = {
         "meshctl.commands.discover:discover",
         "Find agents by type, skills, labels, free slots and health.",
     ),
-    "auth": ("meshctl.commands.auth:auth", "Issue a token for an agent and print it."),
+    "auth": ("meshctl.commands.auth:auth", "Issue a token for an agent or an operator and print it."),
     "workload": ("meshctl.commands.workload:workload", "Show what agents hold and have done."),
     "task": ("meshctl.commands.task:task", "List, get, cancel, watch and explain tasks."),
     "agent": ("meshctl.commands.agent:agent", "List, get and revoke agents."),

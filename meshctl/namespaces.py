@@ -14,6 +14,7 @@ from meshctl.mesh import PAGE_SIZE, Mesh
 from meshctl.problems import ExitCode, Problem, usage
 
 DEFAULT = "default"
+SYSTEM = "_mesh"
 
 
 def of_task(mesh: Mesh, typed: str | None, task_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from agentmesh.v1 import auth_service_pb2
-from meshctl import output
+from meshctl import namespaces, output
 from meshctl.options import Invocation
 
 
@@ -18,6 +18,6 @@ def revoke(invocation: Invocation, request: auth_service_pb2.RevokeTokenRequest)
         return
     kind = request.WhichOneof("target")
     what = {"token": "the token and its family", "family": f"family {request.family}"}.get(
-        kind or "", f"agent {request.agent_id}"
+        kind or "", f"{'operator' if request.namespace == namespaces.SYSTEM else 'agent'} {request.agent_id}"
     )
     click.echo(f"Revoked {what}; open streams that end within 1 s: {answer.streams_ended}")

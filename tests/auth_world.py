@@ -122,8 +122,15 @@ class World:
         wanted = Grant(namespace, agent_id, kind, grant.pop("capabilities", ("*",)), grant.pop("scope", ()))
         return await self.enrolment.issue(self.call(by), wanted, lifetime_ms)
 
-    async def issue_operator(self, name: str) -> IssuedToken:
-        return await self.enrolment.issue(self.call(), Grant("_mesh", name, None, ("*",)), 3_600_000)
+    async def issue_operator(
+        self,
+        name: str,
+        by: Principal = LOCAL_OPERATOR,
+        scope: tuple[str, ...] = (),
+        lifetime_ms: int = 3_600_000,
+    ) -> IssuedToken:
+        grant = Grant("_mesh", name, None, ("*",), scope)
+        return await self.enrolment.issue(self.call(by), grant, lifetime_ms)
 
     async def join(self, agent_id: str, key: AgentKey, join_token: str = "", **grant: Any) -> IssuedToken:
         caller = grant.pop("by", ANONYMOUS if join_token else LOCAL_OPERATOR)

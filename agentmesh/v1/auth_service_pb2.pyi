@@ -211,7 +211,9 @@ class IssueTokenRequest(message.Message):
 
     @builtins.property
     def lifetime(self) -> duration_pb2.Duration:
-        """Lifetime, 1 s to 1 h; absent: 1 h."""
+        """Lifetime, 1 s to 1 h, for a named operator to 24 h; absent: 1 h. An operator's token ends no later than the
+        caller's own.
+        """
 
     def __init__(
         self,
@@ -269,7 +271,9 @@ class RevokeTokenRequest(message.Message):
     family: builtins.str
     """A family by its id."""
     agent_id: builtins.str
-    """An agent: all its tokens, its key and its sessions."""
+    """An agent: all its tokens, its key and its sessions. In "_mesh" a named operator: all its tokens and what was
+    issued from them.
+    """
     reason: builtins.str
     """Words for the audit log, at most 256 bytes."""
     def __init__(

@@ -47,20 +47,29 @@ def introspect_token(invocation: options.Invocation, value: str) -> None:
 @click.option(
     "--agent-id", metavar="ID", default="", help="All tokens, the key and the sessions of an agent."
 )
+@click.option("--subject", metavar="NAME", default="", help="All tokens of a named operator.")
 @click.option("--reason", metavar="TEXT", default="", help="Words for the audit log.")
 @options.namespace_option("Namespace of the token. Default: the one its token or its agent is in.")
 @options.mesh_command
 def revoke_token(
-    invocation: options.Invocation, value: str, family: str, agent_id: str, reason: str, namespace: str | None
+    invocation: options.Invocation,
+    value: str,
+    family: str,
+    agent_id: str,
+    subject: str,
+    reason: str,
+    namespace: str | None,
 ) -> None:
-    """Take a token with its family, a family, or an agent away; "-" reads the token from standard input."""
-    if sum(map(bool, (value, family, agent_id))) != 1:
-        raise usage("name one of TOKEN, --family and --agent-id", "meshctl token revoke --help")
+    """Take away a token with its family, a family, an agent or an operator; "-" reads the token from stdin."""
+    if sum(map(bool, (value, family, agent_id, subject))) != 1:
+        raise usage("name one of TOKEN, --family, --agent-id and --subject", "meshctl token revoke --help")
     mesh = invocation.mesh
     request = auth_service_pb2.RevokeTokenRequest(namespace=namespace or "", reason=reason)
     if agent_id:
         request.namespace = namespaces.of_agent(mesh, namespace, agent_id)
         request.agent_id = agent_id
+    elif subject:
+        request.namespace, request.agent_id = namespaces.SYSTEM, subject
     elif family:
         request.family = family
     else:

@@ -2,8 +2,8 @@
 
 Rule: nobody grants more than they hold. A family is a path of segments joined by ``/``: one for each credential in
 the line of descent, the own one last. A segment is ``<agent id>.<generation>.<random>`` for agents and
-``@<name>.<random>`` for operators. A credential is revoked when any prefix of its path is, or when any agent in it has
-a newer generation: so what was issued from a credential ends with it.
+``@<name>.<generation>.<random>`` for operators. A credential is revoked when any prefix of its path is, or when any
+holder in it has a newer generation: so what was issued from a credential ends with it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ MAX_DESCENT: Final = 4
 """Longest line of credentials issued from one another; keeps tokens short."""
 
 MAX_TOKEN_LIFETIME_MS: Final = 3_600_000
+
+MAX_OPERATOR_LIFETIME_MS: Final = 24 * 3_600_000
+"""Of an operator's token, which nobody renews for a person: a working day, and at most one (docs/adr/0003)."""
+
+LOCAL_NAME: Final = "local"
+"""Name of whoever uses the operator socket; no token carries it, so that the audit log tells both apart."""
 
 GRANTABLE_TYPES: Final[dict[AgentType, frozenset[AgentType]]] = {
     AgentType.ORCHESTRATOR: frozenset(AgentType) - {AgentType.GOVERNOR},
@@ -77,9 +83,9 @@ def agent_segment(agent_id: str, generation: int, random: str) -> str:
     return f"{agent_id}.{generation}.{random}"
 
 
-def operator_segment(name: str, random: str) -> str:
+def operator_segment(name: str, generation: int, random: str) -> str:
     """Return the segment of a credential held by a named operator."""
-    return f"@{name}.{random}"
+    return f"@{agent_segment(name, generation, random)}"
 
 
 def is_operator_family(family: str) -> bool:
@@ -97,13 +103,27 @@ def family_prefixes(family: str) -> Iterator[str]:
 
 
 def holder(family: str) -> tuple[str, int] | None:
-    """Return (agent id, generation) of the agent that holds a credential of the family; None for an operator."""
-    segment = family.rpartition("/")[2]
-    agent_id, _, rest = segment.partition(".")
+    """Return (agent id or operator's name, generation) of who holds a credential of the family; None for no family."""
+    name, _, rest = family.rpartition("/")[2].removeprefix("@").partition(".")
     generation, _, _ = rest.partition(".")
-    if segment.startswith("@") or not generation.isdecimal():
-        return None
-    return agent_id, int(generation)
+    return (name, int(generation)) if generation.isdecimal() else None
+
+
+def check_operator_name(name: str, field: str) -> None:
+    """Refuse the name of the local operator."""
+    if name == LOCAL_NAME:
+        message = f"{field} is {LOCAL_NAME}, which is whoever uses the operator socket; name a person"
+        raise Refusal(Reason.INVALID_ARGUMENT, message, field=field)
+
+
+def token_expired(*, for_operator: bool) -> Refusal:
+    """Return the refusal of a token that has run out."""
+    next_step = (
+        "have another operator issue a new one by IssueToken"
+        if for_operator
+        else "renew it by RenewToken and call again"
+    )
+    return Refusal(Reason.TOKEN_EXPIRED, f"the token has expired; {next_step}")
 
 
 def _beyond(message: str, field: str) -> Refusal:

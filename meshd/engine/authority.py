@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from meshd.domain.access import SYSTEM_NAMESPACE, AccessRule, Action, Call, Principal, Scope, decide
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.grants import holder, is_operator_family
+from meshd.domain.grants import check_operator_name, holder, is_operator_family
 from meshd.domain.records import SigningKeyRecord
 from meshd.engine.audit import AuditLog
 from meshd.engine.commits import Commits
@@ -81,7 +81,7 @@ class Authority:
             cache[token] = principal
         elif principal.expire_ms <= self._wall_ms():
             del cache[token]
-            raise expired()
+            raise expired(principal)
         return principal
 
     def check_not_revoked(self, principal: Principal) -> None:
@@ -149,20 +149,26 @@ class Authority:
             if caller.kind != "operator":
                 raise Refusal(Reason.ACCESS_DENIED, "only operators may revoke an operator's token")
             namespace = SYSTEM_NAMESPACE
-        elif family and holder(family) is None:
+        if family and holder(family) is None:
             message = "the family is none that a token of this mesh names"
             raise Refusal(Reason.INVALID_ARGUMENT, message, field="family")
         if not namespace:
             message = "name the namespace: an operator has none of its own"
             raise Refusal(Reason.FIELD_REQUIRED, message, field="namespace")
-        if target.agent_id:
+        if namespace == SYSTEM_NAMESPACE and target.agent_id:
+            check_operator_name(target.agent_id, "agent_id")
+            self._credentials.revoke_agent(namespace, target.agent_id)
+            object_ = f"operator:{target.agent_id}"
+        elif target.agent_id:
             self._credentials.revoke_agent(namespace, target.agent_id)
             self._on_agent_revoked(namespace, target.agent_id)
             object_ = f"agent:{target.agent_id}"
         else:
             self._credentials.revoke_family(namespace, family, self._wall_ms())
+            kind = "operator" if is_operator_family(family) else "agent"
             found = holder(family)
-            object_ = f"family:{family}" if found is None else f"agent:{found[0]} family:{family}"
+            assert found is not None
+            object_ = f"{kind}:{found[0]} family:{family}"
         self.revocation_epoch += 1
         for cache in self._cache:
             for token in [token for token, principal in cache.items() if self._is_revoked(principal)]:

@@ -6,14 +6,14 @@ import time
 from typing import Final
 
 from meshd.domain.access import SYSTEM_NAMESPACE, Principal
-from meshd.domain.grants import family_prefixes, holder
+from meshd.domain.grants import family_prefixes, holder, is_operator_family
 from meshd.domain.records import IdentityRecord, JoinTokenRecord, RevocationRecord, SigningKeyRecord
 from meshd.engine.commits import Commits
 from meshd.ports.store import Restored
 from meshd.ports.tokens import TokenClaims
 
 DAY_MS: Final = 24 * 3_600_000
-"""Longest life of a join token, and more than that of a token."""
+"""Longest life of a join token and of a token."""
 
 
 class Credentials:
@@ -46,22 +46,19 @@ class Credentials:
         return known
 
     def revoked(self, namespace: str, family: str) -> bool:
-        """True when the family, one it descends from, or an agent in its line of descent was revoked."""
+        """True when the family, one it descends from, or a holder in its line of descent was revoked."""
         for prefix in family_prefixes(family):
-            agent = holder(prefix)
-            if agent is None:  # An operator's: revoked for all namespaces, if at all.
-                if (SYSTEM_NAMESPACE, prefix) in self._revoked_families:
-                    return True
-                continue
-            agent_id, generation = agent
-            if (namespace, prefix) in self._revoked_families or generation < self.generation(
-                namespace, agent_id
+            # An operator is revoked for all namespaces, if at all.
+            where = SYSTEM_NAMESPACE if is_operator_family(prefix) else namespace
+            found = holder(prefix)
+            if (where, prefix) in self._revoked_families or (
+                found is not None and found[1] < self.generation(where, found[0])
             ):
                 return True
         return False
 
     def generation(self, namespace: str, agent_id: str) -> int:
-        """Return the generation in force; credentials of a lower one are revoked."""
+        """Return the generation in force; credentials of a lower one are revoked. Operators live in ``_mesh``."""
         identity = self._identities.get((namespace, agent_id))
         return identity.generation if identity else 0
 
@@ -94,7 +91,7 @@ class Credentials:
         self._commits.writes.revocations.append(RevocationRecord(family, namespace, now_ms, keep_until_ms))
 
     def revoke_agent(self, namespace: str, agent_id: str) -> None:
-        """Revoke all tokens of an agent, its key, and the join tokens that wait for it."""
+        """Revoke all tokens of an agent, its key, and the join tokens that wait for it; in ``_mesh``, of an operator."""
         old = self._identities.get((namespace, agent_id))
         if old is None:
             identity = IdentityRecord(namespace, agent_id, 0, (), b"", "", 0, 1)

@@ -17,6 +17,7 @@ from meshd.domain.grants import (
     MAX_TOKEN_LIFETIME_MS,
     agent_segment,
     check_grant,
+    check_operator_name,
     child_family,
     covers_capabilities,
     operator_segment,
@@ -163,18 +164,24 @@ class Enrolment:
         return await self._granted(call, token, Grant(namespace, agent_id, None, ()), proven=True)
 
     async def issue(self, call: Call, grant: Grant, lifetime_ms: int) -> IssuedToken:
-        """Return a token for an agent, or for an operator. Raises Refusal GRANT_EXCEEDS_CALLER and others."""
+        """Return a token for an agent, or for an operator: that one ends no later than the caller's own.
+
+        Raises Refusal GRANT_EXCEEDS_CALLER and others.
+        """
         caller = call.principal
         scope = check_grant(caller, grant.agent_type, grant.capabilities, grant.scope)
         now_ms = self._wall_ms()
+        expire_ms = now_ms + lifetime_ms
         random = token_urlsafe(16)
-        generation = 0
+        generation = self._credentials.generation(grant.namespace, grant.agent_id)
         if grant.agent_type is None:
-            segment = operator_segment(grant.agent_id, random)
+            check_operator_name(grant.agent_id, "agent_id")
+            # Else an operator could hand itself one token after another.
+            expire_ms = min(expire_ms, caller.expire_ms or expire_ms)
+            segment = operator_segment(grant.agent_id, generation, random)
             subject, namespace = f"operator:{grant.agent_id}", ""
         else:
             self._require_namespace(grant.namespace)
-            generation = self._credentials.generation(grant.namespace, grant.agent_id)
             segment = agent_segment(grant.agent_id, generation, random)
             subject, namespace = f"agent:{grant.namespace}/{grant.agent_id}", grant.namespace
         token = self._sign(
@@ -188,7 +195,7 @@ class Enrolment:
                 child_family(caller.family, segment),
                 generation,
                 now_ms,
-                now_ms + lifetime_ms,
+                expire_ms,
             )
         )
         object_ = f"agent:{grant.agent_id}" if grant.agent_type else subject

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from meshd.domain.access import Call, Principal
 from meshd.domain.errors import Reason, Refusal
+from meshd.domain.grants import token_expired
 
 EXPIRY_GRACE_MS: Final = 30_000
 """How long a stream outlives its token, so that a fresh one can be sent in time."""
@@ -59,7 +60,9 @@ class TokenStream:
         expire_ms = self.call.principal.expire_ms
         if expire_ms:
             left_ms = expire_ms - self._streams.wall_ms() + EXPIRY_GRACE_MS
-            self._timer = asyncio.get_running_loop().call_later(max(0, left_ms) / 1_000, self.end, expired())
+            self._timer = asyncio.get_running_loop().call_later(
+                max(0, left_ms) / 1_000, self.end, expired(self.call.principal)
+            )
 
     def end(self, refusal: Refusal) -> None:
         """End the stream by this refusal; the first one counts."""
@@ -97,6 +100,6 @@ class TokenStreams:
         return len(self._live)
 
 
-def expired() -> Refusal:
+def expired(principal: Principal) -> Refusal:
     """Return the refusal of a token that has run out."""
-    return Refusal(Reason.TOKEN_EXPIRED, "the token has expired; renew it by RenewToken and call again")
+    return token_expired(for_operator=principal.kind == "operator")

@@ -16,7 +16,13 @@ from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.grants import holder, is_operator_family
+from meshd.domain.grants import (
+    MAX_OPERATOR_LIFETIME_MS,
+    MAX_TOKEN_LIFETIME_MS,
+    holder,
+    is_operator_family,
+    token_expired,
+)
 from meshd.domain.records import SigningKeyRecord
 from meshd.domain.values import AgentType
 from meshd.ports.tokens import TokenClaims
@@ -26,7 +32,6 @@ ALGORITHM: Final = "EdDSA"
 TYPE: Final = "mesh-at+jwt"
 AUDIENCE: Final = "agentmesh"
 MAX_TOKEN_BYTES: Final = 4_096
-MAX_LIFETIME_S: Final = 3_600
 CLOCK_SKEW_S: Final = 30
 """Tolerated between the clocks that issued and verify, for the beginning of a token; never for its end."""
 
@@ -138,12 +143,13 @@ def _read_claims(content: Any, issuer: str, now_s: int, *, allow_expired: bool) 
         raise _invalid("its claim jti is empty")
     agent_type = _read_holder(content)
     begin_s, expire_s = content["iat"], content["exp"]
-    if begin_s < 0 or content["nbf"] != begin_s or not 0 < expire_s - begin_s <= MAX_LIFETIME_S:
-        raise _invalid(f"its claims iat, nbf and exp span no lifetime within {MAX_LIFETIME_S} s")
+    max_s = (MAX_TOKEN_LIFETIME_MS if agent_type else MAX_OPERATOR_LIFETIME_MS) // 1_000
+    if begin_s < 0 or content["nbf"] != begin_s or not 0 < expire_s - begin_s <= max_s:
+        raise _invalid(f"its claims iat, nbf and exp span no lifetime within {max_s} s")
     if begin_s > now_s + CLOCK_SKEW_S:
         raise _invalid("it is not valid yet; compare the clocks")
     if expire_s <= now_s and not allow_expired:
-        raise Refusal(Reason.TOKEN_EXPIRED, "the token has expired; renew it by RenewToken and call again")
+        raise token_expired(for_operator=agent_type is None)
     return TokenClaims(
         subject=content["sub"],
         namespace=content["ns"],
@@ -163,8 +169,10 @@ def _read_holder(content: dict[str, Any]) -> AgentType | None:
     kind, _, name = content["sub"].partition(":")
     namespace, word = content["ns"], content["agent_type"]
     family, generation = content["fam"], content["gen"]
-    if kind == "operator" and name and not (namespace or word or generation) and is_operator_family(family):
-        return None
+    if is_operator_family(family):
+        if kind == "operator" and name and not (namespace or word) and holder(family) == (name, generation):
+            return None
+        raise _invalid("its claims sub, ns, agent_type, fam and gen do not agree")
     owner, _, agent_id = name.partition("/")
     if kind == "agent" and namespace and owner == namespace and holder(family) == (agent_id, generation):
         try:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from agentmesh.v1 import auth_service_pb2 as pb
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE
-from meshd.domain.grants import MAX_TOKEN_LIFETIME_MS
+from meshd.domain.grants import MAX_OPERATOR_LIFETIME_MS, MAX_TOKEN_LIFETIME_MS
 from meshd.domain.limits import MAX_CAPABILITIES
 from meshd.domain.records import AuditRecord, SigningKeyRecord
 from meshd.domain.values import AgentType
@@ -94,11 +94,12 @@ def scope(values: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def token_lifetime_ms(lifetime: Duration, *, given: bool) -> int:
+def token_lifetime_ms(lifetime: Duration, *, given: bool, for_operator: bool) -> int:
     """Return the lifetime of a token. Raises Refusal."""
     if not given:
         return MAX_TOKEN_LIFETIME_MS
-    return validate.duration_ms(lifetime, "lifetime", MIN_LIFETIME_MS, MAX_TOKEN_LIFETIME_MS)
+    max_ms = MAX_OPERATOR_LIFETIME_MS if for_operator else MAX_TOKEN_LIFETIME_MS
+    return validate.duration_ms(lifetime, "lifetime", MIN_LIFETIME_MS, max_ms)
 
 
 def join_token_lifetime_ms(lifetime: Duration, *, given: bool) -> int:

@@ -45,8 +45,11 @@ class AuthService(pb_grpc.AuthServiceServicer):
     async def IssueToken(self, request: pb.IssueTokenRequest, context: Any) -> pb.IssueTokenResponse:
         """Issue a token within the caller's rights."""
         call = current_call()
-        lifetime_ms = codec.token_lifetime_ms(request.lifetime, given=request.HasField("lifetime"))
-        token = await self._enrolment.issue(call, codec.token_grant(call.namespace, request), lifetime_ms)
+        grant = codec.token_grant(call.namespace, request)
+        lifetime_ms = codec.token_lifetime_ms(
+            request.lifetime, given=request.HasField("lifetime"), for_operator=grant.agent_type is None
+        )
+        token = await self._enrolment.issue(call, grant, lifetime_ms)
         return pb.IssueTokenResponse(token=codec.token_to(token))
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:

@@ -173,6 +173,30 @@ def test_auth_prints_the_token_alone(meshd: FakeMeshd, meshctl: Meshctl) -> None
     assert (list(request.scope), list(request.capabilities)) == (["read:tasks"], ["task-execution"])
 
 
+def test_a_token_for_a_person(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("auth", "--operator", "--subject", "alice", "--ttl", "8h", "--scope", "read:*")
+    assert (outcome.code, outcome.out) == (0, "signed.token.value\n")
+    assert outcome.err.startswith("Token of operator alice, good until")
+    assert "meshctl token revoke --subject alice" in outcome.err
+    request = meshd.sent(auth_service_pb2.IssueTokenRequest)
+    assert (request.namespace, request.agent_id, request.type) == ("_mesh", "alice", 0)
+    assert (request.lifetime.seconds, list(request.scope)) == (8 * 3_600, ["read:*"])
+    assert meshctl("token", "revoke", "--subject", "alice").out.startswith("Revoked operator alice;")
+    revoked = meshd.sent(auth_service_pb2.RevokeTokenRequest)
+    assert (revoked.namespace, revoked.agent_id) == ("_mesh", "alice")
+    for wrong in (
+        ("--operator",),
+        ("--operator", "--subject", "alice", "--agent-id", "a"),
+        ("--operator", "--subject", "alice", "--agent-type", "worker"),
+        ("--operator", "--subject", "alice", "--capabilities", "x"),
+        ("--subject", "alice"),
+        ("--agent-id", "a"),
+        ("--agent-type", "worker"),
+    ):
+        outcome = meshctl("auth", *wrong)
+        assert (outcome.code, outcome.out) == (2, ""), wrong
+
+
 def test_tokens(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     meshd.tokens["good"] = auth_service_pb2.IntrospectTokenResponse(
         active=True, subject="agent:production/worker-1"

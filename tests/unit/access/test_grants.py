@@ -13,6 +13,7 @@ from meshd.domain.grants import (
     family_prefixes,
     holder,
     is_operator_family,
+    operator_segment,
 )
 from meshd.domain.values import AgentType
 
@@ -69,13 +70,17 @@ def test_scope_is_bounded_and_inherited() -> None:
 
 
 def test_family_paths() -> None:
-    root = child_family("", "@eve.r1")
+    root = child_family("", operator_segment("eve", 2, "r1"))
     child = child_family(root, "boss.0.r2")
     grandchild = child_family(child, "w-1.3.r3")
-    assert list(family_prefixes(grandchild)) == ["@eve.r1", "@eve.r1/boss.0.r2", "@eve.r1/boss.0.r2/w-1.3.r3"]
+    assert list(family_prefixes(grandchild)) == [
+        "@eve.2.r1",
+        "@eve.2.r1/boss.0.r2",
+        "@eve.2.r1/boss.0.r2/w-1.3.r3",
+    ]
     assert holder(grandchild) == ("w-1", 3)
     assert holder(child) == ("boss", 0)
-    assert holder(root) is None
+    assert holder(root) == ("eve", 2)
     assert is_operator_family(root)
     assert not is_operator_family(child)
     assert holder("garbage") is None

@@ -142,6 +142,81 @@ async def test_revoking_a_named_operator_reaches_every_namespace(world: World) -
         assert reason_of(world.restart(), value) is Reason.TOKEN_REVOKED
 
 
+async def test_revoking_an_operator_by_name_ends_every_token_and_what_came_of_it(world: World) -> None:
+    tokens = [await world.issue_operator("eve"), await world.issue_operator("eve")]
+    eve = world.authority.authenticate(tokens[0].value)
+    made = [await world.issue_operator("deputy", by=eve), await world.issue("w-1", AgentType.WORKER, by=eve)]
+    key = AgentKey()
+    joined = await world.join("w-2", key, await world.join_token("w-2", by=eve), by=eve)
+    bob = await world.issue_operator("bob")
+    agent = await world.issue("eve", AgentType.WORKER)
+    await revoke(world, namespace="_mesh", agent_id="eve")
+    for current in (world, world.restart()):
+        for token in (*tokens, *made, joined):
+            assert reason_of(current, token.value) is Reason.TOKEN_REVOKED
+        assert (await refusal(current.renew("w-2", key))).reason is Reason.TOKEN_REVOKED
+        assert reason_of(current, bob.value) is None
+        assert reason_of(current, agent.value) is None, "an agent of the same name is somebody else"
+    record = world.writes.audit[-1]
+    assert (record.namespace, record.object) == ("_mesh", "operator:eve")
+    assert world.revoked_agents == []
+    assert reason_of(world, (await world.issue_operator("eve")).value) is None, "a new day may begin"
+
+
+async def test_revoking_one_family_leaves_the_operators_other_tokens(world: World) -> None:
+    stolen, other = await world.issue_operator("eve"), await world.issue_operator("eve")
+    await revoke(world, namespace="", family=stolen.family)
+    assert reason_of(world, stolen.value) is Reason.TOKEN_REVOKED
+    assert reason_of(world, other.value) is None
+    assert world.writes.audit[-1].object == f"operator:eve family:{stolen.family}"
+
+
+async def test_nobody_is_named_like_the_operator_socket(world: World) -> None:
+    caught = await refusal(world.issue_operator("local"))
+    assert (caught.reason, caught.field) == (Reason.INVALID_ARGUMENT, "agent_id")
+    assert (
+        await refusal(revoke(world, namespace="_mesh", agent_id="local"))
+    ).reason is Reason.INVALID_ARGUMENT
+
+
+async def test_an_operators_token_ends_no_later_than_the_one_it_came_from(world: World) -> None:
+    eve_token = await world.issue_operator("eve", lifetime_ms=8 * HOUR_MS)
+    eve = world.authority.authenticate(eve_token.value)
+    world.now_ms += 7 * HOUR_MS
+    assert (
+        await world.issue_operator("eve", by=eve, lifetime_ms=8 * HOUR_MS)
+    ).expire_ms == eve_token.expire_ms
+    assert (await world.issue_operator("bob", by=eve, lifetime_ms=60_000)).expire_ms == world.now_ms + 60_000
+    world.now_ms += HOUR_MS
+    with pytest.raises(Refusal, match="have another operator issue a new one") as caught:
+        world.authority.authenticate(eve_token.value)
+    assert caught.value.reason is Reason.TOKEN_EXPIRED
+    with pytest.raises(Refusal, match="have another operator issue a new one"):
+        world.restart().authority.authenticate(eve_token.value)
+
+
+async def test_an_operator_hands_on_no_more_than_its_scope(world: World) -> None:
+    narrow = ("admin:acl", "read:*")
+    eve = world.authority.authenticate((await world.issue_operator("eve", scope=narrow)).value)
+
+    async def scope_of(**wanted: Any) -> Any:
+        return world.authority.authenticate((await world.issue_operator("bob", by=eve, **wanted)).value).scope
+
+    assert await scope_of() == narrow
+    assert await scope_of(scope=("read:tasks",)) == ("read:tasks",)
+    for beyond in (("execute:tasks",), ("*:*",), ("read:tasks", "write:tasks")):
+        caught = await refusal(world.issue_operator("bob", by=eve, scope=beyond))
+        assert caught.reason is Reason.GRANT_EXCEEDS_CALLER
+    assert (await refusal(world.join_token("w-1", by=eve))).reason is Reason.GRANT_EXCEEDS_CALLER
+
+
+async def test_only_operators_make_operators(world: World) -> None:
+    for kind in AgentType:
+        agent = world.authority.authenticate((await world.issue("a", kind)).value)
+        caught = await refusal(world.issue_operator("a", by=agent))
+        assert caught.reason is Reason.GRANT_EXCEEDS_CALLER
+
+
 async def test_revocation_stays_within_the_namespace(world: World) -> None:
     governor = world.authority.authenticate((await world.issue("gov", AgentType.GOVERNOR)).value)
     red = await world.issue("w-1", AgentType.WORKER, namespace="red")

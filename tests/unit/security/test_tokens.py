@@ -91,8 +91,31 @@ def test_a_good_token_says_what_was_signed(forge: Forge) -> None:
 
 
 def test_an_operator_token(forge: Forge) -> None:
-    claims = CLAIMS._replace(subject="operator:eve", namespace="", agent_type=None, family="@eve.f")
+    claims = CLAIMS._replace(subject="operator:eve", namespace="", agent_type=None, family="@eve.0.f")
     assert forge.tokens.verify(forge.tokens.sign(claims), NOW_MS) == claims
+
+
+@pytest.mark.parametrize(
+    ("change", "good"),
+    [
+        ({"exp": NOW_S + 86_400}, True),
+        ({"exp": NOW_S + 86_401}, False),
+        ({"fam": "@eve.3.f", "gen": 3}, True),
+        ({"gen": 1}, False),
+        ({"fam": "@eve.1.f"}, False),
+        ({"fam": "@bob.0.f"}, False),
+        ({"fam": "eve.0.f"}, False),
+        ({"fam": "@.0.f", "sub": "operator:"}, False),
+        ({"fam": "@eve.0.f/w-1.0.g"}, False),
+        ({"ns": "blue"}, False),
+        ({"agent_type": "orchestrator"}, False),
+        ({"sub": "agent:blue/eve", "ns": "blue", "agent_type": "worker"}, False),
+    ],
+)
+def test_contents_of_an_operator_token(forge: Forge, change: Any, good: bool) -> None:
+    payload = {**forge.payload, "sub": "operator:eve", "ns": "", "agent_type": "", "fam": "@eve.0.f"}
+    refused = forge.reason(forge.make(payload={**payload, **change}))
+    assert refused is (None if good else Reason.TOKEN_INVALID)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +204,7 @@ def test_each_claim_is_required_and_typed(forge: Forge, claim: Any) -> None:
         {"fam": ""},
         {"fam": "w-2.0.f"},
         {"fam": "@w-1.f"},
+        {"fam": "@w-1.0.f"},
         {"fam": "w-1.1.f"},
         {"fam": "w-1"},
         {"gen": -1},

@@ -238,6 +238,35 @@ async def test_remote_operators(daemon: Daemon) -> None:
     boss = bearer(await token_of(daemon, "boss", ORCHESTRATOR))
     grab = daemon.tcp.IssueToken(pb.IssueTokenRequest(namespace="_mesh", agent_id="boss"), metadata=boss)
     assert (await failure(grab)).reason == "NAMESPACE_MISMATCH"
+    revoking = daemon.tcp.RevokeToken(pb.RevokeTokenRequest(namespace="_mesh", agent_id="eve"), metadata=boss)
+    assert (await failure(revoking)).reason == "NAMESPACE_MISMATCH"
+    events = (await daemon.socket.ListAuditEvents(pb.ListAuditEventsRequest(subject="operator:eve"))).events
+    assert [(event.method, event.object) for event in events] == [("IssueToken", "agent:w")]
+    await daemon.restart()
+    await daemon.socket.RevokeToken(pb.RevokeTokenRequest(namespace="_mesh", agent_id="eve"))
+    again = daemon.tcp.IssueToken(request, metadata=metadata)
+    assert (await failure(again)).reason == "TOKEN_REVOKED"
+
+
+async def test_a_remote_operator_may_work_for_a_day_and_as_far_as_its_scope(daemon: Daemon) -> None:
+    def asked(hours: int, **more: Any) -> Any:
+        lifetime = Duration(seconds=3_600 * hours)
+        return pb.IssueTokenRequest(namespace="_mesh", agent_id="eve", lifetime=lifetime, **more)
+
+    caught = await failure(daemon.socket.IssueToken(asked(25)))
+    assert caught.details[1].field_violations[0].field == "lifetime"
+    token = (await daemon.socket.IssueToken(asked(24))).token
+    me = await daemon.tcp.IntrospectToken(pb.IntrospectTokenRequest(), metadata=bearer(token.value))
+    assert me.expire_time.seconds - me.issue_time.seconds == 24 * 3_600
+    token = (await daemon.socket.IssueToken(asked(8, scope=["read:audit"]))).token
+    for namespace in ("blue", "red", "_mesh"):
+        listing = pb.ListAuditEventsRequest(namespace=namespace)
+        await daemon.tcp.ListAuditEvents(listing, metadata=bearer(token.value))
+    for call in (
+        daemon.tcp.IssueToken(asked(1), metadata=bearer(token.value)),
+        daemon.tcp.RevokeToken(pb.RevokeTokenRequest(family=token.family), metadata=bearer(token.value)),
+    ):
+        assert (await failure(call)).reason == "ACCESS_DENIED"
 
 
 async def test_the_audit_log(daemon: Daemon) -> None:
