@@ -1,6 +1,6 @@
-"""The command ``meshd``: reads the settings, runs the daemon, and says in two lines why it cannot.
+"""The command ``meshd``: runs the daemon, or a backup or restore, and says in two lines why it cannot.
 
-Exit codes: 0 stopped by a signal, 2 could not start, 3 the storage failed.
+Exit codes: 0 done or stopped by a signal, 2 could not start, 3 the storage failed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from meshd.config import Settings, StartError, load
+from meshd.config import CommandLine, Settings, StartError, load
 
 INSTALL: Final = "pip install '.[meshd]'"
 CANNOT_START: Final = 2
@@ -20,7 +20,7 @@ CANNOT_START: Final = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run meshd until it is stopped; return the exit code."""
     try:
-        return _run(load(sys.argv[1:] if arguments is None else arguments, os.environ))
+        return _do(load(sys.argv[1:] if arguments is None else arguments, os.environ))
     except StartError as error:
         _say(f"meshd: {error.what}")
         if error.next_step:
@@ -30,15 +30,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(settings: Settings) -> int:
-    # Only here, so that --help and errors in the settings need none of the daemon's packages.
+def _do(line: CommandLine) -> int:
+    # Imported only here, so that --help and errors in the settings need none of the daemon's packages.
     try:
-        from meshd.daemon import run  # noqa: PLC0415
+        if not line.command:
+            return _serve(line.settings)
+        from meshd import maintenance  # noqa: PLC0415
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in {"", "meshd", "agentmesh"}:
             raise
         raise StartError(f"the package {package} is missing", f"in the checkout, run: {INSTALL}") from None
+    if line.command == "backup":
+        told = maintenance.backup(line.settings.data_dir, line.file)
+    else:
+        told = maintenance.restore(line.settings.data_dir, line.file, replace=line.replace)
+    print(told)  # noqa: T201 - this is what the command is for
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    from meshd.daemon import run  # noqa: PLC0415
+
     try:
         import uvloop  # noqa: PLC0415
     except ModuleNotFoundError:  # Not made for every platform; asyncio's own loop does the same, slower.

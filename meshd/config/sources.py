@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshd.config.settings import Settings, SettingsError
 
@@ -30,12 +30,24 @@ def environment_name(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
-def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Read the settings from all four sources.
+class CommandLine(NamedTuple):
+    """What to do, and with which settings."""
+
+    settings: Settings
+    command: str = ""
+    """``backup`` or ``restore``; empty: serve."""
+    file: str = ""
+    replace: bool = False
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> CommandLine:
+    """Read the command line and the settings from all four sources.
 
     Raises SettingsError; ``--help`` and misuse of flags raise SystemExit as argparse does.
     """
     flags = vars(parser().parse_args(arguments))
+    command, file = flags.pop("command") or "", flags.pop("file", "")
+    replace = flags.pop("replace", False)
     named = flags.pop("config") or environment.get(environment_name("config"), "")
     if named:
         values = _from_file(Path(named))
@@ -52,14 +64,14 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         for name, value in flags.items()
         if value is not None
     }
-    return Settings(**values)
+    return CommandLine(Settings(**values), command, file, replace)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of meshd's command line: one flag a setting."""
     made = argparse.ArgumentParser(
         prog="meshd",
-        description="The daemon of Agent Mesh. It needs no setting at all.",
+        description="The daemon of Agent Mesh. It needs no command and no setting at all.",
         epilog="Each setting can be given as flag, as environment variable MESHD_<NAME> or as <name> in the TOML "
         "file; the first of these that is present counts.",
         allow_abbrev=False,
@@ -79,7 +91,39 @@ def parser() -> argparse.ArgumentParser:
         else:
             metavar = "N" if known.type == "int" else "VALUE"
             groups[group].add_argument(flag, metavar=metavar, default=None, help=text)
+    _add_commands(made)
     return made
+
+
+def _add_commands(made: argparse.ArgumentParser) -> None:
+    """Add what meshd does instead of serving."""
+    commands = made.add_subparsers(
+        title="Commands", dest="command", metavar="COMMAND", description="Without one, meshd serves."
+    )
+    backup = commands.add_parser(
+        "backup",
+        help="write a copy of the database to a file; a meshd may be running on it",
+        description="Write a whole, checked copy of the database to FILE, whether meshd runs on it or not. "
+        "FILE must not exist yet. Signing keys are not in it.",
+        allow_abbrev=False,
+    )
+    restore = commands.add_parser(
+        "restore",
+        help="make a backup the database; meshd must be stopped",
+        description="Make a backup the database of the data directory. Every token and fence handed out before is "
+        "refused from then on; agents return by their own keys.",
+        allow_abbrev=False,
+    )
+    restore.add_argument(
+        "--replace",
+        action="store_true",
+        help="put it in the place of the database that is there, which is kept aside",
+    )
+    for command in (backup, restore):
+        command.add_argument("file", metavar="FILE", help="the backup")
+        # Absent here, so that the same flag before the command's name stands.
+        for flag, metavar in (("--data-dir", "VALUE"), ("--config", "FILE")):
+            command.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help="as for meshd itself")
 
 
 def describe(known: Field[Any]) -> str:

@@ -87,6 +87,9 @@ class Authority:
     def check_not_revoked(self, principal: Principal) -> None:
         """Refuse a principal whose credential, or one it was issued from, was revoked."""
         if principal.family and self._is_revoked(principal):
+            if principal.issue_ms <= self._credentials.token_watermark_ms:
+                message = "the token is older than the restore of this mesh from a backup; renew it, or ask for a new one"
+                raise Refusal(Reason.TOKEN_REVOKED, message)
             raise Refusal(
                 Reason.TOKEN_REVOKED, "the token was revoked; ask an operator for a join token to return"
             )
@@ -179,6 +182,7 @@ class Authority:
         return ended
 
     def _is_revoked(self, principal: Principal) -> bool:
-        return bool(principal.family) and self._credentials.revoked(
-            principal.namespace or SYSTEM_NAMESPACE, principal.family
+        return bool(principal.family) and (
+            principal.issue_ms <= self._credentials.token_watermark_ms
+            or self._credentials.revoked(principal.namespace or SYSTEM_NAMESPACE, principal.family)
         )

@@ -34,7 +34,8 @@ class Credentials:
             for record in restored.revocations
             if record.keep_until_ms > now_ms
         }
-
+        self.token_watermark_ms = restored.token_watermark_ms
+        """Tokens issued up to then are refused; every token issued since bears a later time."""
         self._signing_keys = {record.key_id: record for record in restored.signing_keys}
 
     def signing_key(self, key: SigningKeyRecord) -> SigningKeyRecord:

@@ -293,8 +293,9 @@ class Enrolment:
         return self._sign(claims)._replace(identity_expire_ms=identity.expire_ms)
 
     def _sign(self, claims: TokenClaims) -> IssuedToken:
-        issue_ms = claims.issue_ms // 1_000 * 1_000
-        # Whole seconds, never longer than asked for but at least one.
+        # Whole seconds, never longer than asked for but at least one; in the second of a restore, those of the next.
+        issue_s = max(claims.issue_ms // 1_000, self._credentials.token_watermark_ms // 1_000 + 1)
+        issue_ms = issue_s * 1_000
         expire_ms = max(claims.expire_ms // 1_000 * 1_000, issue_ms + 1_000)
         claims = claims._replace(issue_ms=issue_ms, expire_ms=expire_ms)
         return IssuedToken(self._tokens.sign(claims), expire_ms, claims.family)

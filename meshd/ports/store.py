@@ -74,6 +74,19 @@ class Restored:
     signing_keys: list[SigningKeyRecord]
     audit_heads: dict[str, tuple[int, bytes]]
     """namespace -> (sequence, hash) of its newest record."""
+    token_watermark_ms: int = 0
+    """Tokens issued up to then are refused: the mesh was restored from a backup at that time. 0: it never was."""
+
+
+class Predecessor(NamedTuple):
+    """What the database that a backup replaces still tells."""
+
+    identities: list[IdentityRecord]
+    revocations: list[RevocationRecord]
+    epochs: dict[str, int]
+    """namespace -> epoch."""
+    newest_ms: int
+    """Time of its newest audit record; 0 without one."""
 
 
 class Store(Protocol):

@@ -52,7 +52,7 @@ def snapshot(writes: Writes) -> Batch:
 def _seldom(writes: Writes) -> list[tuple[Bulk, list[Any]]]:
     # A row may be replaced once in a statement on PostgreSQL: the last of equal keys stands.
     namespaces = {each.name: each for each in writes.namespaces}
-    revocations = {each.family: each for each in writes.revocations}
+    revocations = {(each.family, each.namespace): each for each in writes.revocations}
     signing_keys = {each.key_id: each for each in writes.signing_keys}
     return [
         (PUT_NAMESPACES, list(namespaces.values())),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -17,6 +17,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from meshd.ports.store import StorageError
 from meshd.store import schema
 from meshd.store.compiled import DIALECT
+from meshd.store.copying import copy_database, sync_directory
 
 DATABASE = "mesh.db"
 OLDEST_SQLITE = (3, 35, 0)
@@ -45,7 +46,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         _make_file(path)
         connection = _connect_writer(path)
         try:
-            revision = _revision(connection, path)
+            revision = revision_of(connection, path)
             if revision is None:
                 _create(connection)
             elif revision != schema.REVISIONS[-1]:
@@ -98,11 +99,7 @@ def _make_file(path: Path) -> None:
         return
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     for directory in (path.parent, path.parent.parent):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(directory)
 
 
 def _connect_writer(path: Path) -> sqlite3.Connection:
@@ -121,15 +118,13 @@ def _connect_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _revision(connection: sqlite3.Connection, path: Path) -> str | None:
+def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
     """Return the revision of a database this code knows, None for an empty one. Raises StorageError."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return None
     if "alembic_version" not in tables:
-        raise StorageError(
-            f"{path} was not made by meshd; give meshd a data directory of its own (--data-dir)"
-        )
+        raise StorageError(f"{path} was not made by meshd; name a data directory or a backup of meshd's own")
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     revision = str(row[0]) if row else "none"
     if revision not in schema.REVISIONS:
@@ -156,8 +151,8 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _upgrade(path: Path, revision: str) -> None:
-    from meshd.store.migrate import copy_aside, upgrade  # noqa: PLC0415  (brings Alembic: half a second)
+    from meshd.store.migrate import upgrade  # noqa: PLC0415  (brings Alembic: half a second)
 
-    copy = path.with_name(f"{path.stem}-{revision}.db")
-    copy_aside(path, copy)
+    with closing(open_reader(path)) as reader:
+        copy_database(reader, path.with_name(f"{path.stem}-{revision}.db"))
     upgrade(path)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from meshd.domain.values import FIRST_TERMINAL
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision there has been, oldest first; the last is what this code reads and writes."""
 
 Key = BigInteger().with_variant(Integer, "sqlite")
@@ -202,6 +202,13 @@ signing_keys = Table(
     Column("key_id", String, primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
     Column("create_ms", BigInteger, nullable=False),
+)
+
+# One for each time the mesh was restored from a backup; the highest counts.
+token_watermarks = Table(
+    "token_watermarks",
+    metadata,
+    Column("watermark_ms", BigInteger, primary_key=True, autoincrement=False),
 )
 
 audit = Table(

@@ -71,6 +71,17 @@ class SqliteStore(SqliteReads):
         with self._transaction():
             hot.write(self._writer, batch)
 
+    def commit_restored(self, writes: Writes, watermark_ms: int) -> None:
+        """Make a backup the present: no fence and no token handed out until now is valid any more.
+
+        ``writes`` end what was under way. Raises StorageError.
+        """
+        with self._transaction():
+            hot.write(self._writer, hot.snapshot(writes))
+            # Attempts are counted up from where the backup left them: only the incarnation tells old fences apart.
+            self._execute(update(tasks).where(is_open()).values(incarnation=func.random()))
+            self._execute(insert(schema.token_watermarks).values(watermark_ms=watermark_ms))
+
     def low_space(self) -> bool:
         """True when the storage is so full that new work must be refused; looked up once a second."""
         now_mono = time.monotonic()
@@ -189,6 +200,8 @@ class SqliteStore(SqliteReads):
             ],
             signing_keys=[SigningKeyRecord._make(row) for row in self._execute(_all(schema.signing_keys))],
             audit_heads=dict(self._audit_heads()),
+            token_watermark_ms=self._execute(select(func.max(schema.token_watermarks.c.watermark_ms)))[0][0]
+            or 0,
         )
 
     def _audit_heads(self) -> Iterator[tuple[str, tuple[int, bytes]]]:

@@ -87,6 +87,11 @@ def deregister(ns: Namespace, command: Deregister, now: Now, out: Effects) -> No
     out.replies.append((command.ticket, None))
 
 
+def forget(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
+    """End a session that only a restored backup remembers; what it held goes back to the queue."""
+    _leave(ns, session, "the mesh was restored from a backup", now, out)
+
+
 def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> None:
     """Open a stream of a session and settle with the agent what it holds."""
     session = ns.sessions.get(command.session_id)

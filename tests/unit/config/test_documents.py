@@ -25,7 +25,7 @@ def test_the_settings_file_is_accepted_when_everything_in_it_is_uncommented(tmp_
     values = tomllib.loads(text)
     assert list(values) == NAMES
     (tmp_path / "all.toml").write_text(text)
-    settings = load(["--config", str(tmp_path / "all.toml")], {})
+    settings = load(["--config", str(tmp_path / "all.toml")], {}).settings
     assert settings == Settings(data_dir="/var/lib/meshd", socket="/run/meshd/meshd.sock")
 
 

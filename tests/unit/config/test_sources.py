@@ -18,7 +18,7 @@ def write(path: Path, text: str) -> str:
 
 
 def test_nothing_needs_to_be_set() -> None:
-    settings = load([], {})
+    settings = load([], {}).settings
     assert settings == Settings()
     assert settings.listen == "127.0.0.1:7600"
     assert settings.http_listen == "127.0.0.1:7601"
@@ -27,7 +27,7 @@ def test_nothing_needs_to_be_set() -> None:
 def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path) -> None:
     file = write(tmp_path / "m.toml", 'lease_ttl_ms = 4000\nlog_level = "debug"\nissuer = "from-file"\n')
     environment = {"MESHD_LEASE_TTL_MS": "5000", "MESHD_LOG_LEVEL": "warning"}
-    settings = load(["--config", file, "--lease-ttl-ms", "6000"], environment)
+    settings = load(["--config", file, "--lease-ttl-ms", "6000"], environment).settings
     assert (settings.lease_ttl_ms, settings.log_level, settings.issuer) == (6000, "warning", "from-file")
     assert settings.beat_interval_ms == 1_000
 
@@ -36,9 +36,9 @@ def test_the_file_is_found_by_flag_then_environment_then_place(tmp_path: Path) -
     write(tmp_path / "system.toml", 'issuer = "system"')
     by_environment = write(tmp_path / "e.toml", 'issuer = "environment"')
     by_flag = write(tmp_path / "f.toml", 'issuer = "flag"')
-    assert load([], {}).issuer == "system"
-    assert load([], {"MESHD_CONFIG": by_environment}).issuer == "environment"
-    assert load(["--config", by_flag], {"MESHD_CONFIG": by_environment}).issuer == "flag"
+    assert load([], {}).settings.issuer == "system"
+    assert load([], {"MESHD_CONFIG": by_environment}).settings.issuer == "environment"
+    assert load(["--config", by_flag], {"MESHD_CONFIG": by_environment}).settings.issuer == "flag"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_kubernetes_adds_for_a_service_named_meshd_is_no_setting() -> None:
         "MESHD_PORT_7600_TCP": "tcp://10.0.0.1:7600",
         "MESHD_PORT_7600_TCP_ADDR": "10.0.0.1",
     }
-    assert load([], links) == Settings()
+    assert load([], links).settings == Settings()
 
 
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

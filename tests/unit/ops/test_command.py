@@ -1,10 +1,17 @@
 """The command meshd as a process: what a person sees who starts it wrongly."""
 
 import os
+import re
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
+
+from meshd.store.sqlite import SqliteStore
 
 HIDE = """
 import sys
@@ -41,7 +48,9 @@ EXTRA = ("structlog", "prometheus_client", "grpc_health", "sqlalchemy", "jwt")
 def test_help_needs_none_of_the_daemons_packages() -> None:
     done = meshd("--help", hidden=("grpc", *EXTRA))
     assert done.returncode == 0
-    assert "--data-dir" in done.stdout
+    for words in ("--data-dir", "backup", "restore", "Without one, meshd serves"):
+        assert words in done.stdout
+    assert meshd("restore", "--help", hidden=("grpc", *EXTRA)).returncode == 0
 
 
 def test_without_its_extra_it_names_the_command_that_installs_it() -> None:
@@ -82,3 +91,65 @@ def test_a_missing_certificate_is_told(tmp_path: Path) -> None:
     done = meshd(*places(tmp_path), "--tls-cert", "/no/cert.pem", "--tls-key", "/no/key.pem")
     assert done.returncode == 2
     assert "tls_cert /no/cert.pem cannot be read" in done.stderr
+
+
+def lay_down(database: Path, how: str) -> None:
+    database.parent.mkdir()
+    if how == "damaged":
+        database.write_bytes(b"rubbish" * 1_000)
+        return
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if how == "newer":
+            connection.execute("CREATE TABLE alembic_version (version_num)")
+            connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+        else:
+            connection.execute("CREATE TABLE something (x)")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("newer", r"has revision 9999, this meshd knows up to \d{4}; run the newer meshd"),
+        ("damaged", "is damaged: .*; keep a copy of it and restore the newest backup"),
+        ("foreign", "was not made by meshd; name a data directory"),
+    ],
+)
+def test_a_database_it_cannot_use_is_told_and_left_as_it_is(tmp_path: Path, how: str, words: str) -> None:
+    database = tmp_path / "data" / "mesh.db"
+    lay_down(database, how)
+    serving = meshd(*places(tmp_path), "--listen", "127.0.0.1:0")
+    backing_up = meshd("backup", str(tmp_path / "b.db"), "--data-dir", str(tmp_path / "data"))
+    for done in (serving, backing_up):
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert re.search(words, line)
+    assert not (tmp_path / "b.db").exists()
+    if how == "damaged":
+        assert database.read_bytes() == b"rubbish" * 1_000
+
+
+def test_backup_and_restore_from_the_shell(tmp_path: Path) -> None:
+    data, file = str(tmp_path / "data"), str(tmp_path / "b.db")
+    missing = meshd("backup", file, "--data-dir", data)
+    assert missing.returncode == 2
+    assert f"{data} holds no database of a mesh; name the data directory (--data-dir)" in missing.stderr
+    with closing(SqliteStore(Path(data))) as store:
+        store.load()
+        done = meshd("--data-dir", data, "backup", file)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"backup {file}: 0 tasks (0 open), 0 agents in 2 namespaces, ")
+        running = meshd("restore", file, "--data-dir", data, "--replace")
+        assert running.returncode == 2
+        assert "another meshd (pid" in running.stderr
+    refused = meshd("restore", file, "--data-dir", data)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1].startswith("  next: name another data directory (--data-dir), or")
+    restored = meshd("restore", file, "--data-dir", data, "--replace")
+    assert (restored.returncode, restored.stderr) == (0, "")
+    assert restored.stdout.splitlines()[-1] == "next: start meshd"
+
+
+def test_a_command_it_does_not_know_is_misuse() -> None:
+    done = meshd("bakcup", "b.db")
+    assert done.returncode == 2
+    assert "invalid choice: 'bakcup'" in done.stderr

@@ -10,7 +10,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.values import AgentType
 from meshd.engine.authority import MAX_CACHED_TOKENS, Target
 from meshd.engine.token_streams import EXPIRY_GRACE_MS, TokenStream
-from tests.auth_world import AgentKey, World
+from tests.auth_world import AgentKey, World, restored_from
 
 pytestmark = pytest.mark.anyio
 WORK = AccessRule(Action.EXECUTE, "tasks", Scope.NAMESPACE, audit=True)
@@ -366,3 +366,27 @@ async def test_the_end_of_a_stream_leaves_its_task_uncancelled(world: World) -> 
     await asyncio.sleep(0)
     await revoke(world, agent_id="w-1")
     assert await task == 0
+
+
+async def test_a_restore_from_a_backup_voids_every_token_of_before(world: World) -> None:
+    key = AgentKey()
+    before = [
+        (await world.join("w-1", key)).value,
+        (await world.issue("w-2", AgentType.WORKER)).value,
+        (await world.issue_operator("alice")).value,
+    ]
+    world.now_ms += 400
+    restored = restored_from(world.writes)
+    restored.token_watermark_ms = world.now_ms
+    after = World(world.key, restored, world.now_ms, world.namespaces)
+    for token in before:
+        assert reason_of(after, token) is Reason.TOKEN_REVOKED
+        found = after.authority.introspect(after.call(), token)
+        assert found.inactive_reason == "TOKEN_REVOKED"
+    # Fresh ones are good at once, in the very second of the restore too; the key that joined before is enough.
+    fresh = (await after.renew("w-1", key)).value
+    principal = after.authority.authenticate(fresh)
+    assert principal.issue_ms > restored.token_watermark_ms
+    assert reason_of(after, (await after.issue("w-2", AgentType.WORKER)).value) is None
+    with pytest.raises(Refusal, match="older than the restore of this mesh"):
+        after.authority.authenticate(before[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -16,12 +17,13 @@ from meshd.store import migrate, opening, schema
 from meshd.store.sqlite import SqliteStore
 from tests.unit.store.samples import a_task, commit
 
-NEXT_REVISION = """
+HEAD = schema.REVISIONS[-1]
+NEXT_REVISION = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9000"
+down_revision = "{HEAD}"
 
 
 def upgrade():
@@ -55,12 +57,10 @@ def an_old_database(directory: Path) -> Path:
 def add_revision(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Make this code one revision newer."""
     scripts = directory / "100% migrations"
-    (scripts / "versions").mkdir(parents=True)
-    for name in ("env.py", "versions/v0001_first.py"):
-        (scripts / name).write_bytes((migrate.MIGRATIONS / name).read_bytes())
-    (scripts / "versions" / "v0002_next.py").write_text(script)
+    shutil.copytree(migrate.MIGRATIONS, scripts)
+    (scripts / "versions" / "v9000_next.py").write_text(script)
     monkeypatch.setattr(migrate, "MIGRATIONS", scripts)
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9000"))
 
 
 def test_a_new_directory_is_its_owners_alone(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = an_old_database(tmp_path)
     change(path, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(
-        StorageError, match="has revision 9999, this meshd knows up to 0001; run the newer meshd"
+        StorageError, match=f"has revision 9999, this meshd knows up to {HEAD}; run the newer meshd"
     ):
         SqliteStore(tmp_path)
     assert read(path, "SELECT version_num FROM alembic_version") == [("9999",)]
@@ -145,9 +145,9 @@ def test_an_older_database_is_copied_aside_and_upgraded(
     assert store.get_payload(1) == b"input"
     store.close()
     assert read(path, "SELECT DISTINCT colour, description FROM namespaces") == [("red", "upgraded")]
-    assert read(path, "SELECT version_num FROM alembic_version") == [("0002",)]
-    copy = path.with_name("mesh-0001.db")
-    assert read(copy, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert read(path, "SELECT version_num FROM alembic_version") == [("9000",)]
+    copy = path.with_name(f"mesh-{HEAD}.db")
+    assert read(copy, "SELECT version_num FROM alembic_version") == [(HEAD,)]
     assert read(copy, "SELECT count(*) FROM payloads") == [(1,)]
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert not list(path.parent.glob("*.part*"))
@@ -160,7 +160,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(StorageError, match="no such table"):
             SqliteStore(tmp_path / "data")
     assert read(path, "SELECT DISTINCT description FROM namespaces") == [("",)]
-    assert read(path, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert read(path, "SELECT version_num FROM alembic_version") == [(HEAD,)]
     monkeypatch.undo()
     SqliteStore(tmp_path / "data").close()
 

@@ -1,0 +1,62 @@
+"""Puts a prepared database in the place of a data directory's own.
+
+Invariant: at every instant the directory holds a whole database under its name, the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from meshd.store.copying import sync_directory
+from meshd.store.opening import DATABASE, explained
+
+STAGING = "restoring"
+
+
+@contextmanager
+def staging(directory: Path) -> Iterator[Path]:
+    """A directory in which a database is prepared; what an earlier try left there is thrown away. Raises StorageError."""
+    prepared = directory / STAGING
+    with explained(prepared):
+        shutil.rmtree(prepared, ignore_errors=True)
+        prepared.mkdir(mode=0o700)
+    try:
+        yield prepared
+    finally:
+        shutil.rmtree(prepared, ignore_errors=True)
+
+
+def put_in_place(prepared: Path, directory: Path) -> Path | None:
+    """Make the closed database of ``prepared`` the one of ``directory``; returns where the old one is kept.
+
+    Raises StorageError.
+    """
+    database, new = directory / DATABASE, prepared / DATABASE
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = directory / f"{database.stem}-before-restore-{stamp}.db"
+    with explained(database):
+        _sync(new)
+        # A log is left only by a database that is gone or could not be opened. SQLite would play it into the new one.
+        for suffix in ("-wal", "-shm"):
+            log = directory / (DATABASE + suffix)
+            if log.exists():
+                log.rename(directory / (aside.name + suffix))
+        replaces = database.exists()
+        if replaces:
+            aside.hardlink_to(database)
+        new.replace(database)
+        sync_directory(directory)
+    return aside if replaces else None
+
+
+def _sync(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
