@@ -160,7 +160,7 @@ class TaskContext:
 
     @property
     def cancel_reason(self) -> str:
-        """REQUESTED or DEADLINE; empty while nobody asked to stop."""
+        """REQUESTED, DEADLINE, or HAND_OVER when another agent goes on; empty while nobody asked to stop."""
         reason = self._attempt.cancel_reason
         return "" if reason is None else CancelReason.Name(reason).removeprefix("CANCEL_REASON_")
 

@@ -240,6 +240,9 @@ class Presence:
             self._news.set()
             if received.opened:
                 self._arrived()
+            if received.drain_reason:
+                name = f"{self._machine.namespace}/{self._machine.agent_id}"
+                logger.info("agent %s gets no new work: %s", name, received.drain_reason)
             if received.reauthenticate and not self._identity.is_given:
                 self._renewal_asked.set()
             if received.go_away is not None:

@@ -91,6 +91,8 @@ class Received:
     opened: bool = False
     reauthenticate: bool = False
     go_away: GoAway | None = None
+    #: Set when the mesh says that it assigns nothing new until further notice.
+    drain_reason: str = ""
 
 
 class SessionMachine:
@@ -105,7 +107,6 @@ class SessionMachine:
         self.limits = SessionLimits()
         self.is_open = False
         self.is_leaving = False
-        self._is_drained = False
         self.features: frozenset[int] = frozenset()
         self._handles = handles
         self._resume_token = b""
@@ -146,7 +147,6 @@ class SessionMachine:
         """The first frame of a new stream. Everything that waited for the stream before is discarded."""
         self.stream_closed()
         self.stream_seq += 1
-        self._is_drained = False  # a mesh that still wants it says so again
         return AgentFrame(
             open=Open(
                 namespace=self.namespace,
@@ -202,7 +202,7 @@ class SessionMachine:
                 case "opened":
                     self._opened(frame.opened, received)
                 case "drain":
-                    self._is_drained = True
+                    received.drain_reason = frame.drain.reason or "no reason given"
                 case "go_away":
                     received.go_away = frame.go_away
                 case "reauthenticate":
@@ -236,8 +236,8 @@ class SessionMachine:
         self._send(AgentFrame(accept=Accept(fence=assign.fence)))
 
     def _refusal(self, assign: Assign) -> str:
-        if self.is_leaving or self._is_drained:
-            return "the agent is draining"
+        if self.is_leaving:
+            return "the agent is leaving"
         if not self._handles(assign.task_type):
             return f"the agent has no handler for task type {assign.task_type}"[:256]
         if len(self._running) >= self.slots:

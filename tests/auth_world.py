@@ -56,6 +56,7 @@ def restored_from(writes: Writes | None = None) -> Restored:
         namespaces=[],
         agents=[],
         tasks=[],
+        drains=[],
         next_key=1,
         join_tokens=list(writes.join_tokens.values()),
         identities=list(writes.identities.values()),

@@ -367,6 +367,366 @@ class HeartbeatResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class AgentSelector(message.Message):
+    """Which agents of a namespace are meant: all conditions must hold, and at least one must be given."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_PATTERN_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    agent_id_pattern: builtins.str
+    """Pattern over agent ids: * stands for any characters, ? for one. Empty: any id."""
+    type: agent_pb2.AgentType.ValueType
+    """Only this type; unspecified: all."""
+    @builtins.property
+    def labels(self) -> containers.RepeatedCompositeFieldContainer[requirements_pb2.LabelCondition]:
+        """Conditions on the agents' labels, at most 16."""
+
+    def __init__(
+        self,
+        *,
+        agent_id_pattern: builtins.str = ...,
+        labels: abc.Iterable[requirements_pb2.LabelCondition] | None = ...,
+        type: agent_pb2.AgentType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id_pattern", b"agent_id_pattern", "labels", b"labels", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DrainRule(message.Message):
+    """A drain in force."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    DRAIN_ID_FIELD_NUMBER: builtins.int
+    SELECTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    CREATOR_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Its namespace."""
+    drain_id: builtins.str
+    """Follows from the selector: the same selector is the same drain."""
+    reason: builtins.str
+    """Words for people."""
+    creator: builtins.str
+    """Who started it, such as operator:local."""
+    @builtins.property
+    def selector(self) -> AgentSelector:
+        """Whom it concerns."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When it was started."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        drain_id: builtins.str = ...,
+        selector: AgentSelector | None = ...,
+        reason: builtins.str = ...,
+        creator: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "creator", b"creator", "drain_id", b"drain_id", "namespace", b"namespace", "reason", b"reason", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SelectedAgents(message.Message):
+    """What a selector found, as of now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_COUNT_FIELD_NUMBER: builtins.int
+    HELD_ATTEMPTS_FIELD_NUMBER: builtins.int
+    BUSY_AGENTS_FIELD_NUMBER: builtins.int
+    agent_count: builtins.int
+    """Agents that match, running or not."""
+    held_attempts: builtins.int
+    """Attempts that the mesh holds for them."""
+    @builtins.property
+    def busy_agents(self) -> containers.RepeatedCompositeFieldContainer[BusyAgent]:
+        """Those that hold attempts, ordered by id, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        agent_count: builtins.int = ...,
+        held_attempts: builtins.int = ...,
+        busy_agents: abc.Iterable[BusyAgent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_count", b"agent_count", "busy_agents", b"busy_agents", "held_attempts", b"held_attempts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BusyAgent(message.Message):
+    """An agent that holds attempts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    HEALTH_FIELD_NUMBER: builtins.int
+    HELD_ATTEMPTS_FIELD_NUMBER: builtins.int
+    TASK_IDS_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """The agent."""
+    health: agent_pb2.Health.ValueType
+    """How it is."""
+    held_attempts: builtins.int
+    """Attempts the mesh holds for it."""
+    @builtins.property
+    def task_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Tasks of these attempts, at most 8, the one held longest first."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        health: agent_pb2.Health.ValueType = ...,
+        held_attempts: builtins.int = ...,
+        task_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "health", b"health", "held_attempts", b"held_attempts", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DrainAgentsRequest(message.Message):
+    """Request of DrainAgents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SELECTOR_FIELD_NUMBER: builtins.int
+    LIFT_FIELD_NUMBER: builtins.int
+    HAND_OVER_FIELD_NUMBER: builtins.int
+    HAND_OVER_GRACE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace; empty: the caller's."""
+    lift: builtins.bool
+    """True to lift the drain with exactly this selector."""
+    hand_over: builtins.bool
+    """True to give what the agents run to others: their attempts are told to stop, and return to the queue at no cost
+    to the tasks' retries and losses once they did or the grace is over. Not with lift.
+    """
+    reason: builtins.str
+    """Words for people, at most 256 bytes. They go to the agents too."""
+    @builtins.property
+    def selector(self) -> AgentSelector:
+        """Whom it concerns; selects the drain itself when it is lifted."""
+
+    @builtins.property
+    def hand_over_grace(self) -> duration_pb2.Duration:
+        """Time for attempts to stop when they are handed over, at most 10 min; absent: 10 s."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        selector: AgentSelector | None = ...,
+        lift: builtins.bool = ...,
+        hand_over: builtins.bool = ...,
+        hand_over_grace: duration_pb2.Duration | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["hand_over_grace", b"hand_over_grace", "selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["hand_over", b"hand_over", "hand_over_grace", b"hand_over_grace", "lift", b"lift", "namespace", b"namespace", "reason", b"reason", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DrainAgentsResponse(message.Message):
+    """Response of DrainAgents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DRAIN_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    AGENTS_FIELD_NUMBER: builtins.int
+    OTHER_DRAIN_IDS_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    """False when the drain was in force before, or there was none to lift."""
+    @builtins.property
+    def drain(self) -> DrainRule:
+        """The drain, in force or lifted; absent when there was none to lift."""
+
+    @builtins.property
+    def agents(self) -> SelectedAgents:
+        """The agents it concerns and what they hold."""
+
+    @builtins.property
+    def other_drain_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of other drains in force that concern some of these agents."""
+
+    def __init__(
+        self,
+        *,
+        drain: DrainRule | None = ...,
+        changed: builtins.bool = ...,
+        agents: SelectedAgents | None = ...,
+        other_drain_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "drain", b"drain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "changed", b"changed", "drain", b"drain", "other_drain_ids", b"other_drain_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDrainsRequest(message.Message):
+    """Request of ListDrains."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace; empty: the caller's, for operators every namespace."""
+    page_size: builtins.int
+    """At most this many, 1 to 100; 0: 100."""
+    page_token: builtins.str
+    """From the response before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDrainsResponse(message.Message):
+    """Response of ListDrains."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DRAINS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page; empty: this was the last."""
+    @builtins.property
+    def drains(self) -> containers.RepeatedCompositeFieldContainer[ListedDrain]:
+        """The drains."""
+
+    def __init__(
+        self,
+        *,
+        drains: abc.Iterable[ListedDrain] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["drains", b"drains", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListedDrain(message.Message):
+    """A drain in force and how far it is."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DRAIN_FIELD_NUMBER: builtins.int
+    AGENT_COUNT_FIELD_NUMBER: builtins.int
+    HELD_ATTEMPTS_FIELD_NUMBER: builtins.int
+    agent_count: builtins.int
+    """Agents it concerns, running or not."""
+    held_attempts: builtins.int
+    """Attempts they still hold."""
+    @builtins.property
+    def drain(self) -> DrainRule:
+        """The drain."""
+
+    def __init__(
+        self,
+        *,
+        drain: DrainRule | None = ...,
+        agent_count: builtins.int = ...,
+        held_attempts: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["drain", b"drain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_count", b"agent_count", "drain", b"drain", "held_attempts", b"held_attempts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WaitAgentsIdleRequest(message.Message):
+    """Request of WaitAgentsIdle."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SELECTOR_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace; empty: the caller's."""
+    @builtins.property
+    def selector(self) -> AgentSelector:
+        """The agents."""
+
+    @builtins.property
+    def timeout(self) -> duration_pb2.Duration:
+        """How long to wait, at most 60 s; absent: 30 s. Call again to wait longer."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        selector: AgentSelector | None = ...,
+        timeout: duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["selector", b"selector", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["namespace", b"namespace", "selector", b"selector", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WaitAgentsIdleResponse(message.Message):
+    """Response of WaitAgentsIdle."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def agents(self) -> SelectedAgents:
+        """The agents and what they still hold; idle when they hold no attempt."""
+
+    def __init__(
+        self,
+        *,
+        agents: SelectedAgents | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["agents", b"agents"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class GetMeshStatusRequest(message.Message):
     """Request of GetMeshStatus."""
 

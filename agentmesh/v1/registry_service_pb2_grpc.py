@@ -65,6 +65,21 @@ class RegistryServiceStub(object):
                 request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.DrainAgents = channel.unary_unary(
+                '/agentmesh.v1.RegistryService/DrainAgents',
+                request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsResponse.FromString,
+                _registered_method=True)
+        self.ListDrains = channel.unary_unary(
+                '/agentmesh.v1.RegistryService/ListDrains',
+                request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsResponse.FromString,
+                _registered_method=True)
+        self.WaitAgentsIdle = channel.unary_unary(
+                '/agentmesh.v1.RegistryService/WaitAgentsIdle',
+                request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleResponse.FromString,
+                _registered_method=True)
         self.GetMeshStatus = channel.unary_unary(
                 '/agentmesh.v1.RegistryService/GetMeshStatus',
                 request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.GetMeshStatusRequest.SerializeToString,
@@ -119,6 +134,29 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainAgents(self, request, context):
+        """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
+        for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
+        the call changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDrains(self, request, context):
+        """Lists the drains in force, ordered by namespace and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitAgentsIdle(self, request, context):
+        """Waits until the selected agents hold no attempt, or the time is over; returns what they still hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetMeshStatus(self, request, context):
         """Summarises the mesh: version, bounds in force, agents by health, tasks by state.
         """
@@ -158,6 +196,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatRequest.FromString,
                     response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'DrainAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainAgents,
+                    request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsRequest.FromString,
+                    response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsResponse.SerializeToString,
+            ),
+            'ListDrains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDrains,
+                    request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsRequest.FromString,
+                    response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsResponse.SerializeToString,
+            ),
+            'WaitAgentsIdle': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitAgentsIdle,
+                    request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleRequest.FromString,
+                    response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleResponse.SerializeToString,
             ),
             'GetMeshStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMeshStatus,
@@ -328,6 +381,87 @@ class RegistryService(object):
             '/agentmesh.v1.RegistryService/Heartbeat',
             agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatRequest.SerializeToString,
             agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.v1.RegistryService/DrainAgents',
+            agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsRequest.SerializeToString,
+            agentmesh_dot_v1_dot_registry__service__pb2.DrainAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDrains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.v1.RegistryService/ListDrains',
+            agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsRequest.SerializeToString,
+            agentmesh_dot_v1_dot_registry__service__pb2.ListDrainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitAgentsIdle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.v1.RegistryService/WaitAgentsIdle',
+            agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleRequest.SerializeToString,
+            agentmesh_dot_v1_dot_registry__service__pb2.WaitAgentsIdleResponse.FromString,
             options,
             channel_credentials,
             insecure,

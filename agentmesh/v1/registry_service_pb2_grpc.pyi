@@ -47,6 +47,15 @@ class RegistryServiceStub:
     """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
     Heartbeat: grpc.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
+    DrainAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]
+    """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
+    for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
+    the call changes nothing.
+    """
+    ListDrains: grpc.UnaryUnaryMultiCallable[registry_service_pb2.ListDrainsRequest, registry_service_pb2.ListDrainsResponse]
+    """Lists the drains in force, ordered by namespace and id."""
+    WaitAgentsIdle: grpc.UnaryUnaryMultiCallable[registry_service_pb2.WaitAgentsIdleRequest, registry_service_pb2.WaitAgentsIdleResponse]
+    """Waits until the selected agents hold no attempt, or the time is over; returns what they still hold."""
     GetMeshStatus: grpc.UnaryUnaryMultiCallable[registry_service_pb2.GetMeshStatusRequest, registry_service_pb2.GetMeshStatusResponse]
     """Summarises the mesh: version, bounds in force, agents by health, tasks by state."""
 
@@ -69,6 +78,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
     Heartbeat: aio.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
+    DrainAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]  # type: ignore[assignment]
+    """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
+    for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
+    the call changes nothing.
+    """
+    ListDrains: aio.UnaryUnaryMultiCallable[registry_service_pb2.ListDrainsRequest, registry_service_pb2.ListDrainsResponse]  # type: ignore[assignment]
+    """Lists the drains in force, ordered by namespace and id."""
+    WaitAgentsIdle: aio.UnaryUnaryMultiCallable[registry_service_pb2.WaitAgentsIdleRequest, registry_service_pb2.WaitAgentsIdleResponse]  # type: ignore[assignment]
+    """Waits until the selected agents hold no attempt, or the time is over; returns what they still hold."""
     GetMeshStatus: aio.UnaryUnaryMultiCallable[registry_service_pb2.GetMeshStatusRequest, registry_service_pb2.GetMeshStatusResponse]  # type: ignore[assignment]
     """Summarises the mesh: version, bounds in force, agents by health, tasks by state."""
 
@@ -124,6 +142,33 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[registry_service_pb2.HeartbeatResponse], abc.AsyncIterator[registry_service_pb2.HeartbeatResponse]]:
         """Keeps a session alive for agents that take no work. Same frames as Work."""
+
+    @abc_1.abstractmethod
+    def DrainAgents(
+        self,
+        request: registry_service_pb2.DrainAgentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[registry_service_pb2.DrainAgentsResponse, abc.Awaitable[registry_service_pb2.DrainAgentsResponse]]:
+        """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
+        for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
+        the call changes nothing.
+        """
+
+    @abc_1.abstractmethod
+    def ListDrains(
+        self,
+        request: registry_service_pb2.ListDrainsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[registry_service_pb2.ListDrainsResponse, abc.Awaitable[registry_service_pb2.ListDrainsResponse]]:
+        """Lists the drains in force, ordered by namespace and id."""
+
+    @abc_1.abstractmethod
+    def WaitAgentsIdle(
+        self,
+        request: registry_service_pb2.WaitAgentsIdleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[registry_service_pb2.WaitAgentsIdleResponse, abc.Awaitable[registry_service_pb2.WaitAgentsIdleResponse]]:
+        """Waits until the selected agents hold no attempt, or the time is over; returns what they still hold."""
 
     @abc_1.abstractmethod
     def GetMeshStatus(

@@ -104,6 +104,8 @@ class _CancelReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CancelRea
     """A caller asked for it."""
     CANCEL_REASON_DEADLINE: _CancelReason.ValueType  # 2
     """A deadline passed."""
+    CANCEL_REASON_HAND_OVER: _CancelReason.ValueType  # 3
+    """The agent is drained and the attempt goes to another one."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why an attempt must stop."""
@@ -114,6 +116,8 @@ CANCEL_REASON_REQUESTED: CancelReason.ValueType  # 1
 """A caller asked for it."""
 CANCEL_REASON_DEADLINE: CancelReason.ValueType  # 2
 """A deadline passed."""
+CANCEL_REASON_HAND_OVER: CancelReason.ValueType  # 3
+"""The agent is drained and the attempt goes to another one."""
 
 class _GoAwayReason:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -297,7 +301,7 @@ class MeshFrame(message.Message):
 
     @builtins.property
     def drain(self) -> Drain:
-        """Finish what you hold, take nothing new."""
+        """The agent is drained: it gets nothing new."""
 
     @builtins.property
     def go_away(self) -> GoAway:
@@ -906,7 +910,9 @@ class LeaseAck(message.Message):
 
 @typing.final
 class Drain(message.Message):
-    """Finish what you hold and take nothing new."""
+    """The agent is drained: the mesh assigns it nothing new and lets it finish what it holds. There is nothing to answer.
+    An Assign that comes later on says that the drain was lifted.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from meshd.domain.drains import Drain
 from meshd.domain.effects import Stream, Ticket
 from meshd.domain.errors import Refusal
 from meshd.domain.frames import HeldPhase, UpFrame
@@ -98,6 +99,29 @@ class RevokeAgent(NamedTuple):
     agent_id: str
 
 
+class StartDrain(NamedTuple):
+    """Put a drain in force, and hand over what its agents run if asked to. Reply: Drained | Refusal."""
+
+    ticket: Ticket
+    drain: Drain
+    hand_over: bool
+    grace_ms: int
+
+
+class LiftDrain(NamedTuple):
+    """Lift a drain. Reply: Drained."""
+
+    ticket: Ticket
+    drain_id: str
+
+
+class Drained(NamedTuple):
+    """The drain that was asked for; None when there was none to lift."""
+
+    drain: Drain | None
+    changed: bool
+
+
 class Held(NamedTuple):
     """An attempt that an agent says it holds."""
 
@@ -135,5 +159,17 @@ class StreamEnded(NamedTuple):
     stream: Stream
 
 
-Command = Submit | Cancel | Register | Declare | Deregister | RevokeAgent | OpenStream | Frames | StreamEnded
-Reply = Submitted | LookAgain | Registered | Declared | Task | Session | Refusal | None
+Command = (
+    Submit
+    | Cancel
+    | Register
+    | Declare
+    | Deregister
+    | RevokeAgent
+    | StartDrain
+    | LiftDrain
+    | OpenStream
+    | Frames
+    | StreamEnded
+)
+Reply = Submitted | LookAgain | Registered | Declared | Drained | Task | Session | Refusal | None

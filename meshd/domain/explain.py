@@ -72,7 +72,7 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
     if agent.health in NOT_PROVEN:
         return AgentVerdict(agent, Verdict.NOT_PROVEN, f"can, but is in doubt: {agent.health_cause}")
     if agent.health is Health.DRAINING:
-        return AgentVerdict(agent, Verdict.DRAINING, "can, but takes nothing new")
+        return AgentVerdict(agent, Verdict.DRAINING, f"can, but takes nothing new: {agent.health_cause}")
     if not session.takes_work or session.slots == 0:
         return AgentVerdict(
             agent,

@@ -41,6 +41,7 @@ class CancelReason(IntEnum):
 
     REQUESTED = 1
     DEADLINE = 2
+    HAND_OVER = 3
 
 
 # ---- up: from agent to mesh
@@ -175,10 +176,16 @@ class LeaseAck(NamedTuple):
     beat_seq: int
 
 
+class Drain(NamedTuple):
+    """The agent is drained: it gets nothing new."""
+
+    reason: str
+
+
 class GoAway(NamedTuple):
     """This stream ends."""
 
     reason: GoAwayReason
 
 
-DownFrame = Opened | Assign | Cancel | Revoke | Ack | LeaseAck | GoAway
+DownFrame = Opened | Assign | Cancel | Revoke | Ack | LeaseAck | Drain | GoAway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from meshd.domain.drains import words_for
 from meshd.domain.placement.matching import fits
 from meshd.domain.placement.pools import load_bucket
 from meshd.domain.state import Namespace
@@ -48,8 +49,10 @@ def _session(ns: Namespace, session: Session) -> list[str]:
     if session.agent.session is not session:
         found.append(f"{name} has a session that is not the agent's")
     offered = session.bucket >= 0
-    if offered and (session.stream is None or session.deaf or not session.takes_work):
+    if offered and (session.stream is None or session.deaf or not session.takes_work or session.drained):
         found.append(f"{name} is offered work it cannot take")
+    if session.drained != words_for(ns.drains.values(), session.agent.spec):
+        found.append(f"{name} is drained or not against the drains in force")
     if offered and session.bucket != load_bucket(session):
         found.append(f"{name} stands in the wrong load bucket")
     for pool in ns.pools.by_requirements.values():

@@ -17,6 +17,8 @@ MAX_PAGE_SIZE = 1_000
 DEFAULT_PAGE_SIZE = 100
 DEFAULT_GRACE_MS = 10_000
 MAX_GRACE_MS = 600_000
+MAX_DRAINS = 100
+"""Drains in force in one namespace: each session is compared with all of them when it begins."""
 MAX_DURATION_MS = 366 * 24 * 3_600_000
 """Longest timeout of a task: a year."""
 

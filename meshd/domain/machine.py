@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from meshd.domain import commands as c
 from meshd.domain.effects import Effects
-from meshd.domain.handlers import admin, session, submit
+from meshd.domain.handlers import admin, drain, session, submit
 from meshd.domain.handlers.assign import dispatch
 from meshd.domain.handlers.tick import run_timers, sweep
 from meshd.domain.state import Namespace
@@ -25,6 +25,8 @@ HANDLERS: dict[type, Callable[..., None]] = {
     c.StreamEnded: session.stream_ended,
     c.Declare: admin.declare,
     c.RevokeAgent: admin.revoke_agent,
+    c.StartDrain: drain.start_drain,
+    c.LiftDrain: drain.lift_drain,
 }
 
 

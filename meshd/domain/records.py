@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from meshd.domain.drains import Drain
 from meshd.domain.values import Agent, EndedAttempt, NamespaceInfo, Task
 
 
@@ -90,6 +91,7 @@ class Writes:
     attempts: list[EndedAttempt] = field(default_factory=list)
     agents: dict[tuple[str, str], Agent] = field(default_factory=dict)
     namespaces: list[NamespaceInfo] = field(default_factory=list)
+    drains: dict[tuple[str, str], Drain] = field(default_factory=dict)
     join_tokens: dict[bytes, JoinTokenRecord] = field(default_factory=dict)
     identities: dict[tuple[str, str], IdentityRecord] = field(default_factory=dict)
     revocations: list[RevocationRecord] = field(default_factory=list)
@@ -107,6 +109,7 @@ class Writes:
             or self.audit
             or self.attempts
             or self.namespaces
+            or self.drains
             or self.join_tokens
             or self.identities
             or self.revocations

@@ -12,6 +12,7 @@ from enum import IntEnum
 from itertools import count
 from math import inf
 
+from meshd.domain.drains import Drain
 from meshd.domain.effects import Effects
 from meshd.domain.frames import Feature
 from meshd.domain.limits import RECENT_TASKS, SessionRules
@@ -79,6 +80,8 @@ class Namespace:
         """Rises with every end; tells how far ``recent`` moved since a look into the store."""
         self.agents: dict[str, Agent] = {}
         self.sessions: dict[str, Session] = {}
+        self.drains: dict[str, Drain] = {}
+        """Drains in force, by id."""
         self.pools = Pools()
         self.accept_due: deque[tuple[float, Session, list[bytes]]] = deque()
         """(due, session, fences) in order of time: the timeout is the same for all."""

@@ -194,7 +194,8 @@ class Task:
     cancel_ms: int = 0
     cancel_grace_ms: int = 0
     cancel_cause: OutcomeReason = OutcomeReason.NONE
-    """CANCEL_REQUESTED, TIMEOUT or EXECUTION_TIMEOUT while the attempt is being stopped for it."""
+    """CANCEL_REQUESTED, TIMEOUT or EXECUTION_TIMEOUT while the attempt is being stopped for it; NONE while it is
+    being stopped to hand the task over to another agent."""
     next_attempt_ms: int = 0
     failure: Failure | None = None
     # The attempt that counts, or the last one; number 0 before the first.
@@ -295,6 +296,8 @@ class Session:
     """When the last stream broke without Bye; 0 while connected."""
     ttl_only: bool = False
     """It broke together with many others, or was restored: only its TTL decides."""
+    drained: str = ""
+    """Why a drain keeps new work from it, in words; "" while none does. Not durable: drains are."""
     deaf: bool = False
     bucket: int = -1
     """Load bucket in which the placement pools keep it; -1: in none, because it gets no work."""
@@ -304,7 +307,7 @@ class Session:
     @property
     def free_slots(self) -> int:
         """Slots free for new work: derived, never counted."""
-        return max(0, self.slots - len(self.held) - len(self.quarantine))
+        return 0 if self.drained else max(0, self.slots - len(self.held) - len(self.quarantine))
 
 
 class NamespaceInfo(NamedTuple):

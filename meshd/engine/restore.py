@@ -5,6 +5,7 @@ Rule: acceptance is not durable, so a restored attempt is ASSIGNED until its age
 
 from __future__ import annotations
 
+from meshd.domain.drains import words_for
 from meshd.domain.handlers.attempts import fence_of
 from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import Fleet
@@ -32,12 +33,15 @@ def build(
     """Return the namespaces by name, ready to serve."""
     namespaces = {info.name: new_namespace(info, rules, fleet, keys, rng) for info in restored.namespaces}
     fleet.start_hold(sum(1 for agent in restored.agents if agent.session is not None), now.mono)
+    for drain in restored.drains:
+        namespaces[drain.namespace].drains[drain.drain_id] = drain
     for agent in restored.agents:
         ns = namespaces[agent.namespace]
         ns.agents[agent.spec.agent_id] = agent
         session = agent.session
         if session is not None:
             ns.sessions[session.session_id] = session
+            session.drained = words_for(ns.drains.values(), agent.spec)
             fleet.restored(session)
             agent.health = Health.SUSPECT
             agent.health_ms = now.wall_ms

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from meshd.domain.drains import Drain
 from meshd.domain.records import (
     AuditRecord,
     IdentityRecord,
@@ -68,6 +69,8 @@ class Restored:
     tasks: list[Task]
     """Open tasks in order of key; payload dropped."""
     next_key: int
+    drains: list[Drain]
+    """Those in force."""
     join_tokens: list[JoinTokenRecord]
     identities: list[IdentityRecord]
     revocations: list[RevocationRecord]

@@ -21,6 +21,7 @@ INSERT_ATTEMPTS = insert(schema.attempts)
 INSERT_AUDIT = insert(schema.audit, without=[schema.audit.c.id])
 PUT_AGENTS = upsert(schema.agents)
 PUT_NAMESPACES = upsert(schema.namespaces)
+PUT_DRAINS = upsert(schema.drains)
 PUT_JOIN_TOKENS = upsert(schema.join_tokens)
 PUT_IDENTITIES = upsert(schema.identities)
 PUT_REVOCATIONS = upsert(schema.revocations)
@@ -57,6 +58,7 @@ def _seldom(writes: Writes) -> list[tuple[Bulk, list[Any]]]:
     return [
         (PUT_NAMESPACES, list(namespaces.values())),
         (PUT_AGENTS, list(map(rows.agent_to_row, writes.agents.values()))),
+        (PUT_DRAINS, list(map(rows.drain_to_row, writes.drains.values()))),
         (PUT_JOIN_TOKENS, list(map(rows.join_token_to_row, writes.join_tokens.values()))),
         (PUT_IDENTITIES, list(map(rows.identity_to_row, writes.identities.values()))),
         (PUT_REVOCATIONS, list(revocations.values())),

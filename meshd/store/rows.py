@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from sys import intern
 from typing import Any
 
+from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord
 from meshd.domain.values import (
     DEFAULT_MAX_LOSSES,
@@ -324,6 +325,25 @@ def agent_from_row(row: Row) -> Agent:
             ttl_only=True,
         )
     return agent
+
+
+# ---- drains ------------------------------------------------------------------------------------------------------
+
+
+def drain_to_row(drain: Drain) -> Row:
+    """Return the row of a drain."""
+    namespace, drain_id, selector, reason, creator, create_ms, lift_ms = drain
+    labels_json = _encode(selector.labels) if selector.labels else ""
+    kind = 0 if selector.type is None else +selector.type
+    return (namespace, drain_id, selector.pattern, labels_json, kind, reason, creator, create_ms, lift_ms)
+
+
+def drain_from_row(row: Row) -> Drain:
+    """Return the drain of a row."""
+    namespace, drain_id, pattern, labels_json, kind, reason, creator, create_ms, lift_ms = row
+    labels = _conditions_from(json.loads(labels_json)) if labels_json else ()
+    selector = AgentSelector(pattern, labels, AgentType(kind) if kind else None)
+    return Drain(namespace, drain_id, selector, reason, creator, create_ms, lift_ms)
 
 
 # ---- identity and audit ------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from meshd.domain.values import FIRST_TERMINAL
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision there has been, oldest first; the last is what this code reads and writes."""
 
 Key = BigInteger().with_variant(Integer, "sqlite")
@@ -158,6 +158,21 @@ attempts = Table(
     Column("end_ms", BigInteger, nullable=False),
     Column("failure_json", String, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Lifted ones stay for a while: a drain that comes back replaces its row.
+drains = Table(
+    "drains",
+    metadata,
+    Column("namespace", String, primary_key=True),
+    Column("drain_id", String, primary_key=True),
+    Column("pattern", String, nullable=False),
+    Column("labels_json", String, nullable=False),
+    Column("type", SmallInteger, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("creator", String, nullable=False),
+    Column("create_ms", BigInteger, nullable=False),
+    Column("lift_ms", BigInteger, nullable=False),
 )
 
 join_tokens = Table(

@@ -108,7 +108,7 @@ class SqliteStore(SqliteReads):
     def sweep(self, ended_before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` tasks that ended before; called on the writer thread. Returns how many went.
 
-        Join tokens and revocations that have meant nothing since then go too.
+        Join tokens, revocations and lifted drains that have meant nothing since then go too.
         """
         swept = 0
         while swept < limit:
@@ -121,6 +121,8 @@ class SqliteStore(SqliteReads):
                     self._execute(
                         delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms)
                     )
+                    lifted = schema.drains.c.lift_ms > 0, schema.drains.c.lift_ms < ended_before_ms
+                    self._execute(delete(schema.drains).where(*lifted))
             swept += count
             if count < CHUNK:
                 break
@@ -189,6 +191,10 @@ class SqliteStore(SqliteReads):
             agents=[rows.agent_from_row(row) for row in self._execute(_all(schema.agents))],
             tasks=[rows.task_from_row(row) for row in self._writer.execute(open_tasks, parameters)],
             next_key=(last_key or 0) + 1,
+            drains=[
+                rows.drain_from_row(row)
+                for row in self._execute(_all(schema.drains).where(schema.drains.c.lift_ms == 0))
+            ],
             join_tokens=[
                 rows.join_token_from_row(row)
                 for row in self._execute(_all(schema.join_tokens).where(unexpired))

@@ -12,6 +12,7 @@ import pytest
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
+from meshd.domain.drains import AgentSelector, Drain, drain_id
 from meshd.domain.values import RetryPolicy, Session, Strategy
 from tests.unit.domain.world import ALL_FEATURES, FakeStream, World
 
@@ -71,7 +72,12 @@ def _step(world: World, rng: Random, number: int) -> None:
         world.open(session, [*held, c.Held(b"never-heard-of", f.HeldPhase.RUNNING)])
     elif roll < 0.92 and world.ns.tasks:
         world.do(c.Cancel(None, rng.choice(list(world.ns.tasks)), rng.choice((0, 500))))
-    elif roll < 0.93 and world.ns.agents:
+    elif roll < 0.95:
+        selector = AgentSelector(rng.choice(("*", "a?", "a1", "a2", "a3")))
+        drain = Drain("default", drain_id(selector), selector, "", "operator:test", 1)
+        start = c.StartDrain(None, drain, rng.random() < 0.5, rng.choice((0, 300)))
+        world.do(start if rng.random() < 0.4 else c.LiftDrain(None, drain.drain_id))
+    elif roll < 0.96 and world.ns.agents:
         world.do(c.RevokeAgent(None, rng.choice(list(world.ns.agents))))
     else:
         world.wait(rng.choice((0.05, 0.3, 1.2, 4.0)))
@@ -84,6 +90,7 @@ def test_random_history(seed: int) -> None:
     for number in range(STEPS):
         _step(world, rng, number)
     # Left alone with one able agent, every task without a deadline in the far future ends.
+    world.do(*[c.LiftDrain(None, key) for key in list(world.ns.drains)])
     world.wait(15.0)
     agents = [world.agent("finisher", slots=3, can=("work", "other"))]
     for _ in range(400):

@@ -171,12 +171,17 @@ def fail(
 
 
 def conclude_stop(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
-    """End a task, or its attempt, that was being stopped and is stopped now. The slot was dealt with before."""
+    """End a task, or only its attempt, that was being stopped and is now. The slot was dealt with before."""
     cause = task.cancel_cause
     if cause is OutcomeReason.EXECUTION_TIMEOUT:
         timeout_ms = task.spec.execution_timeout_ms
         failure = Failure("ExecutionTimeout", f"the attempt ran longer than {timeout_ms} ms", True)
         fail(ns, task, failure, OutcomeReason.EXECUTION_TIMEOUT, now, out)
+        return
+    if cause is OutcomeReason.NONE:
+        # Handed over: the task goes on elsewhere.
+        end_attempt(task, AttemptState.RETURNED, now, out)
+        requeue(ns, task, out)
         return
     end_attempt(task, AttemptState.CANCELLED, now, out)
     event = Event.EXPIRE if cause is OutcomeReason.TIMEOUT else Event.CANCEL

@@ -11,6 +11,7 @@ from meshd.domain.commands import (
     Registered,
     StreamEnded,
 )
+from meshd.domain.drains import words_for
 from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.handlers.attempts import (
@@ -60,6 +61,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
         # Until its first stream opens only the TTL decides.
         broken_mono=now.mono,
         ttl_only=True,
+        drained=words_for(ns.drains.values(), agent.spec),
     )
     agent.session = session
     agent.last_seen_ms = now.wall_ms
@@ -142,6 +144,8 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     if f.Feature.CANCEL in session.features:
         stopping = [t for t in session.held.values() if t.attempt_state is AttemptState.STOPPING]
         out.sends.extend((session.stream, cancel_frame(t)) for t in stopping)
+    if session.drained:
+        notify_drain(session, out)
     session.deaf = False
     ns.pools.remove(session)
     _seen(session, now)
@@ -268,12 +272,32 @@ def _seen(session: Session, now: Now) -> None:
     session.agent.last_seen_ms = now.wall_ms
 
 
+def settle_drain(ns: Namespace, session: Session, words: str, now: Now, out: Effects) -> None:
+    """Let a session be drained for a reason in words, or not any more when there are none."""
+    was, session.drained = session.drained, words
+    if session.stream is None or was == words:
+        return
+    if words:
+        ns.pools.remove(session)
+    if words and not was:
+        notify_drain(session, out)
+    if not session.deaf:
+        _recover(ns, session, words or "no longer drained", now, out)
+
+
+def notify_drain(session: Session, out: Effects) -> None:
+    """Tell an agent that it gets nothing new, if it takes work and understands that."""
+    if session.takes_work and f.Feature.DRAIN in session.features:
+        out.sends.append((session.stream, f.Drain(session.drained)))
+
+
 def _recover(ns: Namespace, session: Session, cause: str, now: Now, out: Effects) -> None:
-    drained = session.takes_work and session.slots == 0 and session.agent.spec.slots > 0
-    health = Health.DRAINING if drained else Health.HEALTHY
-    if session.agent.health is not health:
-        ns.set_health(session.agent, health, cause, now, out)
-    if session.takes_work:
+    idles = session.takes_work and session.slots == 0 and session.agent.spec.slots > 0
+    drained = session.takes_work and session.drained
+    health = Health.DRAINING if drained or idles else Health.HEALTHY
+    if session.agent.health is not health or (drained and session.agent.health_cause != session.drained):
+        ns.set_health(session.agent, health, session.drained if drained else cause, now, out)
+    if session.takes_work and not session.drained:
         ns.pools.add(session)
         ns.must_dispatch = True
 

@@ -112,11 +112,33 @@ def stop(
         finish(ns, task, event, cause, now, out)
         return
     if task.attempt_state is AttemptState.STOPPING:
-        # A cancel or the task's own deadline outranks the timeout of one attempt, which would try again.
-        if task.cancel_cause is OutcomeReason.EXECUTION_TIMEOUT:
+        # A cancel or the task's own deadline outranks the timeout of one attempt, which would try again, and the end
+        # of one attempt that is handed over, which would begin another.
+        if task.cancel_cause in (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE):
             task.cancel_cause = cause
+            ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
         changed(task, out)
         return
+    _stop_attempt(ns, task, cause, grace_ms, now, out)
+
+
+def hand_over(ns: Namespace, task: Task, grace_ms: int, now: Now, out: Effects) -> None:
+    """Stop an attempt so that another agent gets its task; one that is being stopped already goes its way."""
+    if task.attempt_state is not AttemptState.STOPPING:
+        _stop_attempt(ns, task, OutcomeReason.NONE, grace_ms, now, out)
+    elif task.cancel_cause is OutcomeReason.NONE:
+        # Asked again: the grace can only become shorter.
+        ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
+
+
+def _stop_attempt(
+    ns: Namespace,
+    task: Task,
+    cause: OutcomeReason,
+    grace_ms: int,
+    now: Now,
+    out: Effects,
+) -> None:
     task.attempt_state = AttemptState.STOPPING
     task.cancel_cause = cause
     task.cancel_grace_ms = grace_ms
@@ -127,11 +149,17 @@ def stop(
     ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
 
 
+_CANCEL_REASONS = {
+    OutcomeReason.NONE: CancelReason.HAND_OVER,
+    OutcomeReason.CANCEL_REQUESTED: CancelReason.REQUESTED,
+    OutcomeReason.TIMEOUT: CancelReason.DEADLINE,
+    OutcomeReason.EXECUTION_TIMEOUT: CancelReason.DEADLINE,
+}
+
+
 def cancel_frame(task: Task) -> CancelFrame:
     """Return the frame that tells the agent to stop the present attempt."""
-    requested = task.cancel_cause is OutcomeReason.CANCEL_REQUESTED
-    reason = CancelReason.REQUESTED if requested else CancelReason.DEADLINE
-    return CancelFrame(task.fence, reason, task.cancel_grace_ms)
+    return CancelFrame(task.fence, _CANCEL_REASONS[task.cancel_cause], task.cancel_grace_ms)
 
 
 def task_not_found(namespace: str, task_id: str) -> Refusal:

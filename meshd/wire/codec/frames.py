@@ -160,6 +160,8 @@ def down(frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules) ->
             grace=duration(frame.grace_ms),
         )
         return pb.MeshFrame(cancel=cancel)
+    if type(frame) is f.Drain:
+        return pb.MeshFrame(drain=pb.Drain(reason=frame.reason))
     if type(frame) is f.GoAway:
         return pb.MeshFrame(go_away=pb.GoAway(reason=int(frame.reason)))  # type: ignore[arg-type]
     assert type(frame) is f.Opened
@@ -183,6 +185,8 @@ def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFram
             own = FRAME_OVERHEAD_BYTES + frame.payload_bytes
         elif type(frame) is f.Opened:
             own = FRAME_OVERHEAD_BYTES + 16 * (len(frame.keep) + len(frame.drop))
+        elif type(frame) is f.Drain:
+            own = FRAME_OVERHEAD_BYTES
         else:
             own = 64
         if batch and size + own > limit_bytes:

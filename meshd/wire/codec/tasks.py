@@ -290,9 +290,9 @@ def spec_to(spec: TaskSpec, payload: bytes) -> task_pb2.TaskSpec:
         message.requirements.CopyFrom(
             requirements_pb2.Requirements(
                 required_capabilities=sorted(required.capabilities),
-                required_labels=[_condition_to(c) for c in required.labels],
+                required_labels=[label_condition_to(c) for c in required.labels],
                 preferred_capabilities=sorted(required.preferred_capabilities),
-                preferred_labels=[_condition_to(c) for c in required.preferred_labels],
+                preferred_labels=[label_condition_to(c) for c in required.preferred_labels],
             )
         )
     if spec.timeout_ms:
@@ -315,7 +315,8 @@ def spec_to(spec: TaskSpec, payload: bytes) -> task_pb2.TaskSpec:
     return message
 
 
-def _condition_to(condition: LabelCondition) -> requirements_pb2.LabelCondition:
+def label_condition_to(condition: LabelCondition) -> requirements_pb2.LabelCondition:
+    """Return the message of a condition on a label."""
     return requirements_pb2.LabelCondition(
         label=condition.label,
         operator=int(condition.operator),  # type: ignore[arg-type]

@@ -15,12 +15,16 @@ from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
 from meshd.domain import commands as c
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
 from meshd.domain.discovery import AgentFilter
+from meshd.domain.drains import Drain, drain_id
 from meshd.domain.errors import Reason, Refusal
+from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, AgentType, TaskState
 from meshd.engine.mesh import Entry, Mesh
+from meshd.engine.selection import select, until_idle
 from meshd.wire import page_token, validate
 from meshd.wire.codec import agents as codec
+from meshd.wire.codec import drains as drain_codec
 from meshd.wire.codec.frames import limits
 from meshd.wire.codec.values import duration, timestamp
 from meshd.wire.context import current_call
@@ -28,6 +32,10 @@ from meshd.wire.fitting import fitting
 from meshd.wire.services.sessions import SessionStreams, own_identity
 
 SESSION_KEY_BYTES = 16
+MAX_REASON_BYTES = 256
+MAX_DRAINS_PAGE = 100
+DEFAULT_WAIT_MS = 30_000
+MAX_WAIT_MS = 60_000
 SWEEP_SLACK_MS = 500
 """What the sweep and the dispatch add to a bound."""
 
@@ -140,6 +148,80 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     ) -> None:
         """Keep a session alive for agents that take no work."""
         await self._streams.serve(request_iterator, context, pb.HeartbeatResponse, takes_work=False)
+
+    async def DrainAgents(self, request: pb.DrainAgentsRequest, context: Any) -> pb.DrainAgentsResponse:
+        """Start or lift a drain."""
+        call = current_call()
+        ns = one_namespace(self._mesh, call)
+        selector = drain_codec.selector_from(request.selector)
+        key = drain_id(selector)
+        grace_ms = DEFAULT_GRACE_MS
+        if request.HasField("hand_over_grace"):
+            grace_ms = validate.duration_ms(request.hand_over_grace, "hand_over_grace", 0, MAX_GRACE_MS)
+        if request.lift and request.hand_over:
+            raise validate.invalid("hand_over", "goes with the start of a drain, not with lift")
+        reason = validate.text(request.reason, MAX_REASON_BYTES, "reason")
+        creator = call.principal.subject
+        drain = Drain(ns.name, key, selector, reason, creator, time.time_ns() // 1_000_000)
+
+        def command(ticket: object) -> c.Command:
+            if request.lift:
+                return c.LiftDrain(ticket, key)
+            return c.StartDrain(ticket, drain, request.hand_over, grace_ms)
+
+        entry = Entry(call, f"drain:{key}{' lifted' if request.lift else ''}")
+        drained: c.Drained = await self._mesh.ask(ns, command, entry)
+        concerned = [a.spec for a in ns.agents.values() if selector.matches(a.spec)]
+        others = [
+            d for d in ns.drains.values() if d.drain_id != key and any(map(d.selector.matches, concerned))
+        ]
+        response = pb.DrainAgentsResponse(
+            changed=drained.changed,
+            agents=drain_codec.selection_to(select(ns, selector)),
+            other_drain_ids=[d.drain_id for d in others],
+        )
+        if drained.drain is not None:
+            response.drain.CopyFrom(drain_codec.drain_to(drained.drain))
+        await self._mesh.commits.settled()
+        return response
+
+    async def ListDrains(self, request: pb.ListDrainsRequest, context: Any) -> pb.ListDrainsResponse:
+        """List the drains in force."""
+        size = min(validate.page_size(request.page_size), MAX_DRAINS_PAGE)
+        after = (
+            page_token.decode("drains", request.namespace, request.page_token) if request.page_token else ""
+        )
+        found = [
+            (f"{ns.name}/{drain.drain_id}", ns, drain)
+            for ns in namespaces(self._mesh, current_call())
+            for drain in ns.drains.values()
+        ]
+        found = sorted((entry for entry in found if entry[0] > after), key=lambda entry: entry[0])
+        more = page_token.encode("drains", request.namespace, found[size - 1][0]) if len(found) > size else ""
+        response = pb.ListDrainsResponse(next_page_token=more)
+        for _, ns, drain in found[:size]:
+            selection = select(ns, drain.selector)
+            response.drains.add(
+                drain=drain_codec.drain_to(drain),
+                agent_count=selection.agent_count,
+                held_attempts=selection.held_attempts,
+            )
+        await self._mesh.commits.settled()
+        return response
+
+    async def WaitAgentsIdle(
+        self, request: pb.WaitAgentsIdleRequest, context: Any
+    ) -> pb.WaitAgentsIdleResponse:
+        """Wait until the selected agents hold nothing, or the time is over."""
+        ns = one_namespace(self._mesh, current_call())
+        selector = drain_codec.selector_from(request.selector)
+        wait_ms = DEFAULT_WAIT_MS
+        if request.HasField("timeout"):
+            wait_ms = validate.duration_ms(request.timeout, "timeout", 0, MAX_WAIT_MS)
+        selection = await until_idle(ns, selector, wait_ms / 1000)
+        response = pb.WaitAgentsIdleResponse(agents=drain_codec.selection_to(selection))
+        await self._mesh.commits.settled()
+        return response
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Any) -> pb.GetMeshStatusResponse:
         """Summarise the mesh."""

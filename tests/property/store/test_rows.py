@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table, select
 
+from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord, Writes
 from meshd.domain.values import (
     DEFAULT_RETRY,
@@ -217,6 +218,31 @@ audit = st.builds(
         binaries,
     ),
 )
+
+
+drains = st.builds(
+    Drain,
+    texts,
+    texts,
+    st.builds(
+        AgentSelector,
+        texts,
+        conditions,
+        st.one_of(st.none(), st.sampled_from(AgentType)),
+    ),
+    texts,
+    texts,
+    numbers,
+    numbers,
+)
+
+
+@given(drains, drains)
+def test_a_drain_comes_back_as_last_written(first: Drain, drain: Drain) -> None:
+    key = (drain.namespace, drain.drain_id)
+    first = first._replace(namespace=drain.namespace, drain_id=drain.drain_id)
+    row = stored(schema.drains, Writes(drains={key: first}), Writes(drains={key: drain}))
+    assert rows.drain_from_row(row) == drain
 
 
 def comes_back(record: Any, table: Table, writes: Writes, from_row: Callable[[Any], Any]) -> None:

@@ -75,8 +75,17 @@ def test_an_assignment_told_again_starts_nothing_and_repeats_the_answer(machine:
 def test_what_cannot_run_here_is_declined(machine: SessionMachine) -> None:
     machine.receive([assign("x", "other"), assign("a"), assign("b"), assign("c")])
     assert kinds(machine) == ["decline", "accept", "accept", "decline"]
-    machine.receive([MeshFrame(drain=Drain()), assign("d")])
+    machine.leave()
+    machine.take_batch()
+    machine.receive([assign("d")])
     assert kinds(machine) == ["decline"]
+
+
+def test_an_assignment_after_a_drain_says_that_it_was_lifted(machine: SessionMachine) -> None:
+    assert machine.receive([MeshFrame(drain=Drain(reason="new kernel"))]).drain_reason == "new kernel"
+    assert kinds(machine) == []
+    machine.receive([assign("a")])
+    assert kinds(machine) == ["accept"]
 
 
 def test_a_handler_that_goes_on_after_revoke_keeps_its_slot_and_says_nothing(machine: SessionMachine) -> None:

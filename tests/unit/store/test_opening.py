@@ -165,6 +165,18 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     SqliteStore(tmp_path / "data").close()
 
 
+@pytest.mark.parametrize("revision", schema.REVISIONS[:-1])
+def test_a_database_of_every_earlier_revision_is_brought_up_to_date(tmp_path: Path, revision: str) -> None:
+    path = tmp_path / "mesh.db"
+    migrate.upgrade(path, revision)
+    change(path, "INSERT INTO payloads VALUES (7, x'0102')")
+    store = SqliteStore(tmp_path)
+    assert store.load().drains == []
+    assert store.get_payload(7) == b"\x01\x02"
+    store.close()
+    assert read(path, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
 def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
     migrate.upgrade(tmp_path / "migrated.db")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.records import (
     IdentityRecord,
     JoinTokenRecord,
@@ -256,10 +257,21 @@ def test_the_sweep_stops_at_its_limit(store: SqliteStore) -> None:
 
 def test_the_sweep_takes_expired_records_too(store: SqliteStore) -> None:
     join = JoinTokenRecord(b"h", "default", "a", 2, (), 5, 1, 0, "")
-    commit(store, join_tokens={b"h": join}, revocations=[RevocationRecord("old", "default", 1, 2)])
+    lifted = Drain("default", "lifted", AgentSelector("*"), "", "operator:test", 1, lift_ms=2)
+    drains = {
+        ("default", each.drain_id): each for each in (lifted, lifted._replace(drain_id="on", lift_ms=0))
+    }
+    commit(
+        store,
+        join_tokens={b"h": join},
+        revocations=[RevocationRecord("old", "default", 1, 2)],
+        drains=drains,
+    )
     assert store.sweep(20, 100) == 0
     for table in ("join_tokens", "revocations"):
         assert store._writer.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    # A drain in force never expires.
+    assert store._writer.execute("SELECT drain_id FROM drains").fetchall() == [("on",)]
 
 
 def test_only_ended_tasks_are_not_restored(store: SqliteStore) -> None:

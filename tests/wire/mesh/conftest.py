@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,13 @@ class HandMadeAgent:
                 self.frames.extend(message.frames)
 
 
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[RunningMesh]:
+@asynccontextmanager
+async def running_mesh(folder: Path) -> AsyncIterator[RunningMesh]:
+    """Run a mesh on a folder; a second one on the same folder is the first one restarted."""
     settings = Settings(
-        data_dir=str(tmp_path / "data"), socket=str(tmp_path / "s"), listen="127.0.0.1:0", http_listen=""
+        data_dir=str(folder / "data"), socket=str(folder / "s"), listen="127.0.0.1:0", http_listen=""
     )
-    store = SqliteStore(tmp_path / "data")
+    store = SqliteStore(folder / "data")
     metrics = Metrics()
     failures: list[StorageError] = []
     parts = daemon._compose(settings, store, store.load(), metrics, failures.append)
@@ -173,6 +174,12 @@ async def mesh(tmp_path: Path) -> AsyncIterator[RunningMesh]:
         await daemon._take_down(parts)
     store.close()
     assert not failures
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[RunningMesh]:
+    async with running_mesh(tmp_path) as running:
+        yield running
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
@@ -194,4 +201,4 @@ async def refused(call: Any) -> str:
     return reason_of(caught.value)
 
 
-__all__ = ["HandMadeAgent", "RunningMesh", "namespace_service_pb2", "reason_of", "refused"]
+__all__ = ["HandMadeAgent", "RunningMesh", "namespace_service_pb2", "reason_of", "refused", "running_mesh"]
