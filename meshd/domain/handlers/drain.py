@@ -23,7 +23,7 @@ def start_drain(ns: Namespace, command: StartDrain, now: Now, out: Effects) -> N
     changed = drain is None
     if drain is None:
         if len(ns.drains) >= MAX_DRAINS:
-            message = f"namespace {ns.name} has {MAX_DRAINS} drains; lift one first (`meshctl drain list` shows them)"
+            message = f"namespace {ns.name} has {MAX_DRAINS} drains; lift one first (`meshctl drain --list` shows them)"
             out.replies.append((command.ticket, Refusal(Reason.INVALID_ARGUMENT, message, field="selector")))
             return
         drain = command.drain
