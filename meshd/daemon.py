@@ -40,6 +40,7 @@ from meshd.engine import gauges
 from meshd.engine.authority import Authority
 from meshd.engine.credentials import Credentials
 from meshd.engine.enrolment import Enrolment
+from meshd.engine.known_tasks import KnownTasks
 from meshd.engine.mesh import Mesh
 from meshd.engine.retention import delete_old_tasks
 from meshd.engine.submission import Submission
@@ -94,6 +95,7 @@ class Parts:
 
     mesh: Mesh
     authority: Authority
+    known: KnownTasks
     server: grpc.aio.Server
     health: HealthService
 
@@ -142,10 +144,13 @@ async def _serve(
         gc.collect()
         gc.freeze()
         process.on_stop_signal(partial(_resolve, ended, STOPPED))
-        sweeper = asyncio.create_task(
-            delete_old_tasks(store, parts.mesh.commits, settings.retention_days * 24 * 3_600_000)
-        )
-        sweeper.add_done_callback(partial(_sweep_ended, storage_failed))
+        retention_ms = settings.retention_days * 24 * 3_600_000
+        aside = [
+            asyncio.create_task(work)
+            for work in (delete_old_tasks(store, parts.mesh.commits, retention_ms), parts.known.learn())
+        ]
+        for task in aside:
+            task.add_done_callback(partial(_ended_aside, storage_failed))
         readiness.begin()
         sd_notify.notify("READY=1")
         log.info(
@@ -156,7 +161,8 @@ async def _serve(
         readiness.withdraw("shutting down")
         sd_notify.notify("STOPPING=1")
         log.info("meshd stops")
-        sweeper.cancel()
+        for task in aside:
+            task.cancel()
         finished = await _take_down(parts)
     return code, limit if finished else None
 
@@ -211,18 +217,19 @@ def _compose(
     )
     server = wire.new_server([chain], settings.keepalive_ms)
     streams = SessionStreams(mesh, authority)
+    known = KnownTasks(store, mesh.commits)
     health = HealthService(SERVICES)
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
         RegistryService(mesh, streams, version("agentmesh-controlplane"), settings.keepalive_ms), server
     )
     scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(
-        SchedulerService(mesh, Submission(mesh, settings.max_uncommitted_mib * MIB), streams), server
+        SchedulerService(mesh, Submission(mesh, known, settings.max_uncommitted_mib * MIB), streams), server
     )
     auth_service_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(mesh, authority, enrolment), server)
     namespace_service_pb2_grpc.add_NamespaceServiceServicer_to_server(NamespaceService(mesh), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     wire.serve_reflection(server, [*SERVICES, HEALTH_SERVICE_NAME])
-    return Parts(mesh, authority, server, health)
+    return Parts(mesh, authority, known, server, health)
 
 
 @asynccontextmanager
@@ -295,13 +302,13 @@ def _start_errors() -> Iterator[None]:
         raise StartError(str(error), "") from None
 
 
-def _sweep_ended(storage_failed: Callable[[StorageError], None], sweeper: asyncio.Task[None]) -> None:
-    error = None if sweeper.cancelled() else sweeper.exception()
+def _ended_aside(storage_failed: Callable[[StorageError], None], task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
     if error is not None:
         storage_failed(
             error
             if isinstance(error, StorageError)
-            else StorageError(f"deleting old tasks failed: {error!r}")
+            else StorageError(f"reading or deleting old tasks failed: {error!r}")
         )
 
 

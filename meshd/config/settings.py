@@ -175,7 +175,7 @@ class Settings:
         64, "Storage", "New work is refused while more than this waits for the disk.", bounds=(2, 65_536)
     )
     commit_window_ms: int = _setting(
-        3,
+        20,
         "Storage",
         "Longest wait for more to write in the same commit, under concurrent load.",
         bounds=(0, 100),

@@ -22,8 +22,8 @@ from meshd.ports.store import StorageError, Store
 
 T = TypeVar("T")
 
-COMPANY = 2.0
-"""Replies that must be expected within the commit window for it to be worth waiting."""
+QUIET_S = 0.001
+"""When nobody came for so long, nobody is waited for any more."""
 
 RATE_MEMORY_S = 0.1
 """Time over which the rate of replies is averaged."""
@@ -41,7 +41,7 @@ class Commits:
         taken: Callable[[Writes], None],
         release: Callable[[Effects], None],
         on_failure: Callable[[StorageError], None],
-        window_s: float = 0.003,
+        window_s: float,
     ) -> None:
         self._store = store
         self._observer = observer
@@ -91,12 +91,23 @@ class Commits:
         if not self._oldest_mono:
             self._oldest_mono = time.monotonic()
         self._scheduled = True
-        self._loop.call_later(self.window_s, self._begin)
+        if self._window_s and self.company:
+            self._wait(time.monotonic() + self._window_s, 0)
+        else:
+            self._loop.call_soon(self._begin)
 
     @property
-    def window_s(self) -> float:
-        """How long waiting for company pays: the whole window when replies come often enough, else nothing."""
-        return self._window_s if self._replies_per_s * self._window_s >= COMPANY else 0.0
+    def company(self) -> bool:
+        """True while callers come so fast that another one can be expected at once."""
+        return self._replies_per_s * QUIET_S >= 1.0
+
+    def _wait(self, until_mono: float, seen: int) -> None:
+        """Wait on while callers come, until the window is over: they share one commit and the messages it lets out."""
+        came = len(self.effects.replies)
+        if came == seen or time.monotonic() >= until_mono:
+            self._begin()
+        else:
+            self._loop.call_later(QUIET_S, self._wait, until_mono, came)
 
     async def settled(self) -> None:
         """Return when everything computed so far is durable. Raises Refusal when the storage failed."""

@@ -1,4 +1,9 @@
-"""Looks up which submitted ids are durable already. Lookups that come while one is under way go together in the next."""
+"""What the store knows of submitted ids: mostly nothing, and then it is not asked.
+
+Rule: an id that a filter may hold is looked up; one that no filter holds was never taken, here or before the start.
+Until the ids of earlier lives are learnt, every id is looked up. Lookups that come while one is under way go together
+in the next.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,67 @@ import asyncio
 
 from meshd.domain.commands import KnownTask
 from meshd.engine.commits import Commits
+from meshd.engine.id_filter import IdFilter
 from meshd.ports.store import Store
 
 Known = dict[str, KnownTask]
 
+MAX_FILTER_BYTES = 64 * 1024 * 1024
+"""Room for about 30 million ids; of more than these each is looked up, as ever."""
+PIECE = 5_000
+"""Ids learnt at a time."""
+
 
 class KnownTasks:
-    """Coalesced lookups of task ids in the store."""
+    """Knows which ids are new, and asks the store about the others."""
 
     def __init__(self, store: Store, commits: Commits) -> None:
         self._store = store
         self._commits = commits
+        self._taken = IdFilter()
+        """Ids submitted in this life of the daemon."""
+        self._stored: IdFilter | None = None
+        """Ids of earlier lives, once they are learnt."""
         self._waiting: list[tuple[str, list[str], asyncio.Future[Known]]] = []
         self._running: asyncio.Task[None] | None = None
 
+    async def learn(self) -> None:
+        """Read the ids of earlier lives, beside everything else. Raises StorageError."""
+        stored = IdFilter()
+        last_key = 0
+        while stored.size_bytes <= MAX_FILTER_BYTES:
+            found = await self._commits.read(self._learn_piece, stored, last_key)
+            if not found:
+                self._stored = stored
+                return
+            last_key = found
+
+    def _learn_piece(self, stored: IdFilter, after_key: int) -> int:
+        """Add some ids; return the key of the last, 0 after the end. Runs on a reader thread."""
+        ids = self._store.list_ids(after_key, PIECE)
+        for _, namespace, task_id in ids:
+            stored.add(hash((namespace, task_id)))
+        return ids[-1][0] if ids else 0
+
     async def find(self, namespace: str, task_ids: list[str]) -> Known:
-        """Return what the store knows of the ids. Raises StorageError."""
+        """Return what the store knows of the ids, which count as taken from now on. Raises StorageError."""
+        maybe = [task_id for task_id in task_ids if self._may_know(namespace, task_id)]
+        if not maybe:
+            return {}
         future: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
-        self._waiting.append((namespace, task_ids, future))
+        self._waiting.append((namespace, maybe, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
 
+    def _may_know(self, namespace: str, task_id: str) -> bool:
+        id_hash = hash((namespace, task_id))
+        taken = self._taken.add(id_hash)
+        return taken or self._stored is None or self._stored.holds(id_hash)
+
     async def _run(self) -> None:
         try:
             while self._waiting:
-                # A hop to another thread costs more than the look itself: go together when there is company.
-                if window_s := self._commits.window_s:
-                    await asyncio.sleep(window_s)
                 batch, self._waiting = self._waiting, []
                 try:
                     answers = await self._commits.read(self._find_all, [(ns, ids) for ns, ids, _ in batch])

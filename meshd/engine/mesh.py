@@ -76,7 +76,7 @@ class Mesh:
         rules: SessionRules,
         observer: Observer,
         on_failure: Callable[[StorageError], None],
-        commit_window_s: float = 0.003,
+        commit_window_s: float = 0.02,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = store

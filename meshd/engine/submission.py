@@ -29,10 +29,10 @@ def new_task_id() -> str:
 class Submission:
     """Admits tasks and brings them to their namespace."""
 
-    def __init__(self, mesh: Mesh, max_uncommitted_bytes: int) -> None:
+    def __init__(self, mesh: Mesh, known: KnownTasks, max_uncommitted_bytes: int) -> None:
         self._mesh = mesh
         self._max_uncommitted_bytes = max_uncommitted_bytes
-        self._known = KnownTasks(mesh.store, mesh.commits)
+        self._known = known
 
     def admit(self) -> None:
         """Refuse new work while the disk lags behind or runs full, or the daemon goes down. Raises Refusal."""

@@ -115,6 +115,9 @@ class Store(Protocol):
     def find_digests(self, namespace: str, task_ids: list[str]) -> list[StoredDigest]:
         """Return those of the ids that are durable, open or ended."""
 
+    def list_ids(self, after_key: int, limit: int) -> list[tuple[int, str, str]]:
+        """Return (key, namespace, task id) of tasks above a key, open or ended, in order of key."""
+
     def get_task(self, namespace: str, task_id: str) -> Task | None:
         """Return a task without payload, or None."""
 

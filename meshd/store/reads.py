@@ -47,6 +47,11 @@ class SqliteReads:
             found += self._read(_find_digests(len(part)), [namespace, *part])
         return [StoredDigest(task_id, key, digest, TaskState(state)) for task_id, key, digest, state in found]
 
+    def list_ids(self, after_key: int, limit: int) -> list[tuple[int, str, str]]:
+        """Return (key, namespace, task id) of tasks above a key, open or ended, in order of key."""
+        statement = select(tasks.c.key, tasks.c.namespace, tasks.c.task_id).where(tasks.c.key > after_key)
+        return list(self._select(statement.order_by(tasks.c.key).limit(limit)))
+
     def get_task(self, namespace: str, task_id: str) -> Task | None:
         """Return a task without payload, or None."""
         found = self._read(_get_task(), [task_id, namespace])

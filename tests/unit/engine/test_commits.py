@@ -1,0 +1,97 @@
+"""Group commit: who waits for company, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from meshd.domain.effects import Effects
+from meshd.domain.records import SigningKeyRecord, Writes
+from meshd.engine.commits import Commits
+from meshd.ports.observer import Observer
+from meshd.ports.store import Store
+
+pytestmark = pytest.mark.anyio
+
+HOURS_S = 10_000.0
+
+
+class CountingStore:
+    """Counts commits; each takes no time."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+
+    def snapshot(self, writes: Writes) -> int:
+        return len(writes.signing_keys)
+
+    def commit(self, batch: int) -> None:
+        assert batch
+        self.commits += 1
+
+
+def release(effects: Effects) -> None:
+    for ticket, reply in effects.replies:
+        cast("asyncio.Future[Any]", ticket).set_result(reply)
+
+
+def commits_over(store: CountingStore, window_s: float) -> Commits:
+    observer = SimpleNamespace(committed=lambda *_: None)
+    return Commits(
+        cast("Store", store),
+        cast("Observer", observer),
+        lambda _: None,
+        release,
+        lambda error: pytest.fail(str(error)),
+        window_s,
+    )
+
+
+async def change(commits: Commits) -> None:
+    """Change something and wait until it is durable."""
+    commits.writes.signing_keys.append(SigningKeyRecord("key", b"", 0))
+    await commits.settled()
+
+
+async def test_a_lone_caller_waits_for_nobody() -> None:
+    store = CountingStore()
+    commits = commits_over(store, HOURS_S)
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await change(commits)
+    assert store.commits == 3
+    await commits.close()
+
+
+async def test_callers_in_a_crowd_share_a_commit_and_the_last_is_not_left_waiting() -> None:
+    store = CountingStore()
+    commits = commits_over(store, HOURS_S)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(change(commits) for _ in range(1_000)))  # now company is expected
+        assert commits.company
+        before = store.commits
+
+        async def one_by_one() -> list[asyncio.Task[None]]:
+            started = []
+            for _ in range(50):
+                started.append(asyncio.create_task(change(commits)))
+                await asyncio.sleep(0)
+            return started
+
+        await asyncio.gather(*await one_by_one())
+    assert store.commits - before < 10
+    await commits.close()
+
+
+async def test_without_a_window_nobody_waits() -> None:
+    store = CountingStore()
+    commits = commits_over(store, 0.0)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(change(commits) for _ in range(1_000)))
+        before = store.commits
+        await change(commits)
+    assert store.commits - before == 1
+    await commits.close()

@@ -1,0 +1,71 @@
+"""Which submitted ids cost a look into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from meshd.domain.commands import KnownTask
+from meshd.domain.values import TaskState
+from meshd.engine.commits import Commits
+from meshd.engine.known_tasks import PIECE, KnownTasks
+from meshd.ports.store import Store, StoredDigest
+
+pytestmark = pytest.mark.anyio
+
+
+class FakeStore:
+    """Knows some ids of the namespace ``default``, and which it was asked for."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.ids = ids
+        self.asked: list[str] = []
+
+    def list_ids(self, after_key: int, limit: int) -> list[tuple[int, str, str]]:
+        return [(n, "default", each) for n, each in enumerate(self.ids, 1) if n > after_key][:limit]
+
+    def find_digests(self, namespace: str, task_ids: list[str]) -> list[StoredDigest]:
+        self.asked += task_ids
+        found = [each for each in task_ids if each in self.ids and namespace == "default"]
+        return [StoredDigest(each, 7, b"digest", TaskState.QUEUED) for each in found]
+
+
+class DirectCommits:
+    """Reads at once."""
+
+    async def read(self, read: Callable[..., Any], *args: Any) -> Any:
+        return read(*args)
+
+
+def known_tasks(store: FakeStore) -> KnownTasks:
+    return KnownTasks(cast("Store", store), cast("Commits", DirectCommits()))
+
+
+async def test_before_the_earlier_ids_are_learnt_every_id_is_looked_up() -> None:
+    store = FakeStore(["old"])
+    known = known_tasks(store)
+    assert await known.find("default", ["new"]) == {}
+    assert await known.find("default", ["old"]) == {"old": KnownTask(7, b"digest")}
+    assert store.asked == ["new", "old"]
+
+
+async def test_then_only_ids_that_may_be_known_are() -> None:
+    store = FakeStore([f"old-{n}" for n in range(2 * PIECE + 1)])
+    known = known_tasks(store)
+    await known.learn()
+    last = store.ids[-1]
+    assert await known.find("default", ["new-1", last, "new-2"]) == {last: KnownTask(7, b"digest")}
+    assert store.asked == [last]
+
+
+async def test_an_id_submitted_twice_is_looked_up_the_second_time() -> None:
+    store = FakeStore([])
+    known = known_tasks(store)
+    await known.learn()
+    await known.find("default", ["task"])
+    store.ids.append("task")
+    assert await known.find("default", ["task"]) == {"task": KnownTask(7, b"digest")}
+    await known.find("other", ["task"])
+    assert store.asked == ["task"]
