@@ -37,10 +37,25 @@ COMMANDS = {
     "agent": ("meshctl.commands.agent:agent", "List, get and revoke agents."),
     "namespace": ("meshctl.commands.namespace:namespace", "Create, get and list namespaces."),
     "token": ("meshctl.commands.token:token", "Introspect and revoke tokens, create join tokens, list keys."),
+    "login": (
+        "meshctl.commands.login:login",
+        "Log in to a mesh: check a token there and keep it in a profile.",
+    ),
+    "logout": (
+        "meshctl.commands.login:logout",
+        "Forget the token of a profile; its address stays for the next login.",
+    ),
+    "profile": (
+        "meshctl.commands.profile:profile",
+        "List, show, use and remove the profiles that `meshctl login` stored.",
+    ),
     "audit": ("meshctl.commands.audit:audit", "Read the audit log."),
     "version": ("meshctl.commands.version:version", "Show the versions of meshctl and meshd."),
     "completion": ("meshctl.commands.completion:completion", "Print the completion script for a shell."),
-    "help": ("meshctl.commands.help:help_command", "Explain a command or a topic: exit-codes, environment."),
+    "help": (
+        "meshctl.commands.help:help_command",
+        "Explain a command or a topic: exit-codes, environment, connection.",
+    ),
 }
 
 
@@ -49,7 +64,7 @@ COMMANDS = {
     lazy_commands=COMMANDS,
     context_settings=CONTEXT,
     epilog="Connection options go before or after the command. Topics: meshctl help exit-codes, "
-    "meshctl help environment.",
+    "meshctl help environment, meshctl help connection.",
 )
 @click.version_option(package_name="agentmesh-controlplane", prog_name=PROGRAM)
 @connection_options(hidden=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -18,7 +17,8 @@ from agentmesh.v1 import (
     registry_service_pb2_grpc,
     scheduler_service_pb2_grpc,
 )
-from meshctl.problems import ExitCode, Problem
+from meshctl import reaching
+from meshctl.problems import ExitCode, Problem, usage
 from meshctl.refusals import problem_of
 
 CALL_TIMEOUT_S = 10.0
@@ -41,15 +41,20 @@ _P = TypeVar("_P", bound=_Page)
 class Mesh:
     """A connection to meshd. Commands say `mesh.call(mesh.registry.GetAgent, request)`."""
 
-    def __init__(self, channel: grpc.Channel, target: connection.Target, token: str | None) -> None:
-        self.target = target
-        self.metadata = connection.call_metadata(token)
+    def __init__(self, reach: reaching.Reach) -> None:
+        """Opens the channel, which connects with the first call. Raises Problem for a CA file that is of no use."""
+        try:
+            channel = connection.open_blocking_channel(reach.target)
+        except errors.ConfigurationError as error:
+            raise usage(str(error), "name a PEM file by --ca or AGENTMESH_CA") from None
+        self.reach = reach
+        self.target = reach.target
+        self.metadata = connection.call_metadata(reach.token)
         self.registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
         self.scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
         self.auth = auth_service_pb2_grpc.AuthServiceStub(channel)
         self.namespaces = namespace_service_pb2_grpc.NamespaceServiceStub(channel)
         self._channel = channel
-        self._has_token = bool(token)
 
     def call(self, method: grpc.UnaryUnaryMultiCallable[_Q, _R], request: _Q) -> _R:
         """Calls a unary method. Raises Problem when it is refused or meshd does not answer within 10 s."""
@@ -81,12 +86,12 @@ class Mesh:
 
     def problem(self, error: grpc.RpcError) -> Problem:
         """Returns what to tell the user about a failed call."""
-        return problem_of(errors.from_rpc_error(error), self.target)
+        return problem_of(errors.from_rpc_error(error), self.target, self.reach.profile)
 
     @functools.cached_property
     def caller(self) -> auth_service_pb2.IntrospectTokenResponse | None:
         """What the caller's token means; None for the local operator, who has none."""
-        if not self._has_token:
+        if not self.reach.token:
             return None
         return self.call(self.auth.IntrospectToken, auth_service_pb2.IntrospectTokenRequest())
 
@@ -109,14 +114,6 @@ class Mesh:
         self._channel.close()
 
 
-def connect(
-    address: str | None = None, token: str | None = None, ca: str | None = None, insecure: bool | None = None
-) -> Mesh:
-    """Returns the mesh given, or the one the environment names; it connects with the first call."""
-    try:
-        target = connection.resolve_target(address, ca, insecure)
-        channel = connection.open_blocking_channel(target)
-    except errors.ConfigurationError as error:
-        what, _, next_step = str(error).partition(": ")
-        raise Problem(what, next_step or "meshctl help environment", ExitCode.USAGE) from None
-    return Mesh(channel, target, token or os.environ.get("AGENTMESH_TOKEN"))
+def connect(options: Mapping[str, Any]) -> Mesh:
+    """Returns the mesh that the connection options, the environment or a profile name. Raises Problem."""
+    return Mesh(reaching.find(options))

@@ -30,7 +30,7 @@ HEALTHS = ("declared", "healthy", "suspect", "deaf", "lost", "draining")
 TASK_STATES = ("waiting", "queued", "assigned", "running", "succeeded", "failed", "cancelled", "expired")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_CONNECTION = ("address", "token", "ca", "insecure")
+_CONNECTION = ("address", "token", "ca", "insecure", "profile")
 
 
 class Invocation:
@@ -38,7 +38,8 @@ class Invocation:
 
     def __init__(self, ctx: click.Context, connection: dict[str, Any], output: str) -> None:
         self._ctx = ctx
-        self._connection = connection
+        #: The connection options as they were given; None where they were not.
+        self.connection = connection
         self.json = output == "json"
 
     @functools.cached_property
@@ -46,7 +47,10 @@ class Invocation:
         """The mesh; connected on first use, closed when the command ends."""
         from meshctl.mesh import connect
 
-        mesh = connect(**self._connection)
+        return self.use(connect(self.connection))
+
+    def use(self, mesh: Mesh) -> Mesh:
+        """Closes the mesh when the command ends."""
         self._ctx.call_on_close(mesh.close)
         return mesh
 
@@ -61,15 +65,15 @@ def connection_options(*, hidden: bool) -> Callable[[_F], _F]:
                     "--address",
                     metavar="ADDRESS",
                     hidden=hidden,
-                    help="Where meshd is: unix:/path or host:port. Default: $AGENTMESH_ADDRESS, else the "
-                    "operator socket of this host, else 127.0.0.1:7600.",
+                    help="Where meshd is: unix:/path or host:port. Default: $AGENTMESH_ADDRESS, else the profile "
+                    "in use, else the operator socket of this host, else 127.0.0.1:7600.",
                 ),
                 click.option(
                     "--token",
-                    metavar="TOKEN",
+                    metavar="TOKEN|@FILE",
                     hidden=hidden,
                     help="Token to call with. Others on this host can see it in the list of processes: "
-                    "prefer $AGENTMESH_TOKEN.",
+                    "prefer `meshctl login`, @FILE or $AGENTMESH_TOKEN.",
                 ),
                 click.option(
                     "--ca",
@@ -84,6 +88,13 @@ def connection_options(*, hidden: bool) -> Callable[[_F], _F]:
                     default=None,
                     hidden=hidden,
                     help="Allow a connection without TLS to another host. Default: $AGENTMESH_INSECURE.",
+                ),
+                click.option(
+                    "--profile",
+                    metavar="NAME",
+                    hidden=hidden,
+                    help="Use what `meshctl login` stored under this name. Default: $AGENTMESH_PROFILE, else the "
+                    "one in use.",
                 ),
             )
         ):

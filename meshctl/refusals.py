@@ -27,7 +27,8 @@ _EXIT_CODES: tuple[tuple[type[errors.MeshError], ExitCode], ...] = (
     (errors.MeshError, ExitCode.USAGE),
 )
 
-_ANOTHER_ONE = "ask an operator for a fresh one: meshctl auth --agent-id ID --agent-type TYPE"
+_ANOTHER_ONE = "ask an operator for a fresh one: meshctl auth --operator --subject NAME, or --agent-id ID --agent-type TYPE"
+_LOGIN_HELPS = frozenset(("TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED"))
 
 _NEXT_STEPS = {
     "TOO_LARGE": "send less, or split the input into several tasks",
@@ -37,7 +38,7 @@ _NEXT_STEPS = {
     "TASK_NOT_FOUND": "see the newest ones: meshctl task list",
     "TASK_EXISTS": "choose another --task-id, or look at the first one: meshctl task get TASK_ID",
     "INVALID_PAGE_TOKEN": "run the command again",
-    "TOKEN_MISSING": "use the operator socket on meshd's host, or set AGENTMESH_TOKEN",
+    "TOKEN_MISSING": "use the operator socket on meshd's host, or log in: meshctl login",
     "TOKEN_INVALID": _ANOTHER_ONE,
     "TOKEN_EXPIRED": _ANOTHER_ONE,
     "TOKEN_REVOKED": "ask an operator why it was taken away; without a token the operator socket is used",
@@ -52,14 +53,18 @@ _NEXT_STEPS = {
 }
 
 
-def problem_of(error: errors.MeshError, target: Target) -> Problem:
-    """Returns the problem to tell the user about a failed call to `target`."""
+def problem_of(error: errors.MeshError, target: Target, profile: str = "") -> Problem:
+    """Returns the problem to tell the user about a failed call to `target`, which that profile named, if any."""
     if isinstance(error, errors.Unreachable) and not error.reason:
         return _unreachable(error, target)
     if error.reason == "METHOD_NOT_FOUND" or error.code == "UNIMPLEMENTED":
         return Problem(str(error), _NEXT_STEPS["METHOD_NOT_FOUND"], ExitCode.UNREACHABLE, "METHOD_NOT_FOUND")
     code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-    return Problem(str(error), _next_step(error), code, error.reason)
+    if profile and error.reason in _LOGIN_HELPS:
+        next_step = f"log in with a fresh token: meshctl login --profile {profile}"
+    else:
+        next_step = _next_step(error)
+    return Problem(str(error), next_step, code, error.reason)
 
 
 def _next_step(error: errors.MeshError) -> str:

@@ -28,7 +28,9 @@ class Shell:
     """Runs meshctl as a person on the mesh's host would: only XDG_RUNTIME_DIR tells where the socket is."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        self.environment = clean_environment(XDG_RUNTIME_DIR=str(runtime_dir))
+        self.environment = clean_environment(
+            XDG_RUNTIME_DIR=str(runtime_dir), XDG_CONFIG_HOME=str(runtime_dir / "config")
+        )
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -66,6 +66,7 @@ def test_every_command_but_groups_writes_json() -> None:
         "meshctl agent",
         "meshctl namespace",
         "meshctl token",
+        "meshctl profile",
         "meshctl audit",
     }
     for entry in every_command():
