@@ -47,7 +47,7 @@ def back_up(directory: Path, file: Path) -> Contents:
         try:
             held.append(examine(copy))
         except StorageError as error:
-            raise damaged(database, error) from error
+            raise damaged(database, StorageError("its copy does not pass the check")) from error
 
     with explained(database), closing(open_reader(database)) as reader:
         revision_of(reader, database)
