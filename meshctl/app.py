@@ -49,6 +49,10 @@ COMMANDS = {
         "meshctl.commands.profile:profile",
         "List, show, use and remove the profiles that `meshctl login` stored.",
     ),
+    "doctor": (
+        "meshctl.commands.doctor:doctor",
+        "Check everything from here to a mesh at work; name a next step for each finding.",
+    ),
     "audit": ("meshctl.commands.audit:audit", "Read the audit log."),
     "version": ("meshctl.commands.version:version", "Show the versions of meshctl and meshd."),
     "completion": ("meshctl.commands.completion:completion", "Print the completion script for a shell."),

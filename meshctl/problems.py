@@ -26,7 +26,7 @@ class ExitCode(enum.IntEnum):
 
 EXIT_CODE_MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.TASK_FAILED: "the task failed or was cancelled; or the process run by deploy failed",
+    ExitCode.TASK_FAILED: "the task failed or was cancelled; the process run by deploy failed; or doctor found something",
     ExitCode.USAGE: "usage: an option, an argument or a field of the request is not acceptable",
     ExitCode.NOT_FOUND: "not found: no such namespace, agent or task",
     ExitCode.NOT_ALLOWED: "not allowed: the token is missing or refused, or access is denied",

@@ -757,6 +757,9 @@ class GetMeshStatusResponse(message.Message):
     BOUNDS_FIELD_NUMBER: builtins.int
     NAMESPACES_FIELD_NUMBER: builtins.int
     HOLD_REMAINING_FIELD_NUMBER: builtins.int
+    SERVER_TIME_FIELD_NUMBER: builtins.int
+    KEEPALIVE_FIELD_NUMBER: builtins.int
+    STORAGE_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of the daemon."""
     @builtins.property
@@ -775,6 +778,18 @@ class GetMeshStatusResponse(message.Message):
     def hold_remaining(self) -> duration_pb2.Duration:
         """Time left of the hold after a restart; zero when it is over."""
 
+    @builtins.property
+    def server_time(self) -> timestamp_pb2.Timestamp:
+        """The daemon's wall clock when it answered; the caller's should agree."""
+
+    @builtins.property
+    def keepalive(self) -> duration_pb2.Duration:
+        """Pace of the HTTP/2 pings that find frozen hosts and cut networks."""
+
+    @builtins.property
+    def storage(self) -> StorageStatus:
+        """Where the daemon keeps its state."""
+
     def __init__(
         self,
         *,
@@ -783,10 +798,41 @@ class GetMeshStatusResponse(message.Message):
         bounds: FailureBounds | None = ...,
         namespaces: abc.Iterable[NamespaceStatus] | None = ...,
         hold_remaining: duration_pb2.Duration | None = ...,
+        server_time: timestamp_pb2.Timestamp | None = ...,
+        keepalive: duration_pb2.Duration | None = ...,
+        storage: StorageStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["bounds", b"bounds", "hold_remaining", b"hold_remaining", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["bounds", b"bounds", "hold_remaining", b"hold_remaining", "keepalive", b"keepalive", "server_time", b"server_time", "start_time", b"start_time", "storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bounds", b"bounds", "hold_remaining", b"hold_remaining", "namespaces", b"namespaces", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bounds", b"bounds", "hold_remaining", b"hold_remaining", "keepalive", b"keepalive", "namespaces", b"namespaces", "server_time", b"server_time", "start_time", b"start_time", "storage", b"storage", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StorageStatus(message.Message):
+    """The daemon's storage."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    MIN_FREE_BYTES_FIELD_NUMBER: builtins.int
+    engine: builtins.str
+    """Its engine with the version, such as "SQLite 3.45.1"."""
+    free_bytes: builtins.int
+    """Free space on its disk."""
+    min_free_bytes: builtins.int
+    """With less free space than this, new work is refused."""
+    def __init__(
+        self,
+        *,
+        engine: builtins.str = ...,
+        free_bytes: builtins.int = ...,
+        min_free_bytes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["engine", b"engine", "free_bytes", b"free_bytes", "min_free_bytes", b"min_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -836,12 +882,18 @@ class NamespaceStatus(message.Message):
     TASKS_FIELD_NUMBER: builtins.int
     FREE_SLOTS_FIELD_NUMBER: builtins.int
     OLDEST_QUEUED_AGE_FIELD_NUMBER: builtins.int
+    UNPLACEABLE_COUNT_FIELD_NUMBER: builtins.int
+    UNPLACEABLE_TASK_ID_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Its name."""
     epoch: builtins.int
     """Life of the namespace's state."""
     free_slots: builtins.int
     """Slots free for new work."""
+    unplaceable_count: builtins.int
+    """Queued tasks that no agent in reach can take, however many slots are free."""
+    unplaceable_task_id: builtins.str
+    """One of them; empty without any."""
     @builtins.property
     def agents(self) -> containers.RepeatedCompositeFieldContainer[HealthCount]:
         """Agents by health."""
@@ -863,10 +915,12 @@ class NamespaceStatus(message.Message):
         tasks: abc.Iterable[TaskCount] | None = ...,
         free_slots: builtins.int = ...,
         oldest_queued_age: duration_pb2.Duration | None = ...,
+        unplaceable_count: builtins.int = ...,
+        unplaceable_task_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["oldest_queued_age", b"oldest_queued_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "epoch", b"epoch", "free_slots", b"free_slots", "namespace", b"namespace", "oldest_queued_age", b"oldest_queued_age", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "epoch", b"epoch", "free_slots", b"free_slots", "namespace", b"namespace", "oldest_queued_age", b"oldest_queued_age", "tasks", b"tasks", "unplaceable_count", b"unplaceable_count", "unplaceable_task_id", b"unplaceable_task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

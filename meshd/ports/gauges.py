@@ -35,7 +35,10 @@ class MeshGauges(NamedTuple):
 class StorageGauges(NamedTuple):
     """The disk under the mesh."""
 
+    engine: str
+    """With its version, such as "SQLite 3.45.1"."""
     database_bytes: int
     free_bytes: int
+    min_free_bytes: int
     low: bool
     """New work is refused for want of space."""

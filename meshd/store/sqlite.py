@@ -103,7 +103,9 @@ class SqliteStore(SqliteReads):
             free_bytes = shutil.disk_usage(self._directory).free
         except OSError:
             free_bytes = 0
-        return StorageGauges(size_bytes, free_bytes, self.low_space())
+        return StorageGauges(
+            f"SQLite {sqlite3.sqlite_version}", size_bytes, free_bytes, self._min_free_bytes, self.low_space()
+        )
 
     def sweep(self, ended_before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` tasks that ended before; called on the writer thread. Returns how many went.

@@ -225,6 +225,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
 
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Any) -> pb.GetMeshStatusResponse:
         """Summarise the mesh."""
+        storage = await self._mesh.commits.read(self._mesh.store.measure)
         rules = self._mesh.rules
         now_mono = time.monotonic()
         hold_ms = max(0, round((self._mesh.fleet.hold_until_mono - now_mono) * 1000))
@@ -239,6 +240,13 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             ),
             namespaces=[_status(ns) for ns in namespaces(self._mesh, current_call())],
             hold_remaining=duration(hold_ms),
+            server_time=timestamp(time.time_ns() // 1_000_000),
+            keepalive=duration(self._keepalive_ms),
+            storage=pb.StorageStatus(
+                engine=storage.engine,
+                free_bytes=storage.free_bytes,
+                min_free_bytes=storage.min_free_bytes,
+            ),
         )
         await self._mesh.commits.settled()
         return response
@@ -308,4 +316,9 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
     )
     if oldest is not None:
         message.oldest_queued_age.CopyFrom(duration(max(0, time.time_ns() // 1_000_000 - oldest)))
+    for pool in ns.pools.busy:
+        head = pool.queue.head() if not pool.served else None
+        if head is not None:
+            message.unplaceable_count += pool.queue.size
+            message.unplaceable_task_id = message.unplaceable_task_id or head.spec.task_id
     return message

@@ -101,6 +101,10 @@ class FakeMeshd(
         self.requests: list[Any] = []
         self.tokens: dict[str, auth_service_pb2.IntrospectTokenResponse] = {}
         self.refusals: dict[str, tuple[grpc.StatusCode, str, str]] = {}
+        #: Changes what GetMeshStatus answers.
+        self.change_status: Callable[[registry_service_pb2.GetMeshStatusResponse], object] = lambda answer: (
+            None
+        )
         self.verdicts: list[scheduler_service_pb2.AgentVerdict] = []
         self.course: Course = succeed
         self.release = threading.Event()
@@ -199,6 +203,10 @@ class FakeMeshd(
         entry.agents.add(health=agent_pb2.HEALTH_HEALTHY, count=2)
         entry.tasks.add(state="QUEUED", count=7)
         entry.oldest_queued_age.FromSeconds(90)
+        answer.server_time.CopyFrom(now())
+        answer.keepalive.FromSeconds(1)
+        answer.storage.engine, answer.storage.free_bytes = "SQLite 3.45.1", 1 << 30
+        self.change_status(answer)
         return answer
 
     def SubmitTask(self, request: Any, context: Context) -> Any:

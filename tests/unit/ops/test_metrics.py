@@ -43,7 +43,7 @@ def new_metrics(mesh: MeshGauges | None = MESH) -> Metrics:
     metrics = Metrics()
     metrics.add_gauges(
         lambda: mesh,
-        storage=lambda: StorageGauges(4_096, 1_000_000, low=True),
+        storage=lambda: StorageGauges("SQLite 3", 4_096, 1_000_000, 2_000_000, low=True),
         ready=lambda: True,
         lag_s=lambda: 0.002,
     )
