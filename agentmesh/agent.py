@@ -11,9 +11,10 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TypeVar
 
@@ -33,6 +34,8 @@ ANY_TYPE = "*"
 MAX_SLOTS = 10_000
 #: How much longer than `drain_timeout_s` leaving may take.
 _LEAVE_MARGIN_S = 5.0
+#: How long a process may take to end after a second signal.
+_AT_ONCE_S = 2.0
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
@@ -121,8 +124,9 @@ class Agent:
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT: then takes nothing new, finishes what runs, hands the rest back, returns.
 
-        A second signal hands back at once. Raises MeshError where going on is pointless, as when the agent is not
-        allowed in.
+        A second signal hands back at once. A handler that will not stop then, or holds up the event loop, does not
+        keep the process: it ends with code 0 shortly after the time for leaving is over. Raises MeshError where going
+        on is pointless, as when the agent is not allowed in.
         """
         with self._stopping_on_signals():
             asyncio.run(self.serve())
@@ -225,8 +229,14 @@ class Agent:
             return
 
         # Plain handlers, not the loop's: they also run while an async handler blocks the loop.
+        ends: list[threading.Timer] = []
+
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             self.stop(within_s=0.0 if self._stop_asked else None)
+            within_s = _AT_ONCE_S if ends else self._drain_timeout_s + _LEAVE_MARGIN_S
+            ends.append(threading.Timer(within_s, _end_process))
+            ends[-1].daemon = True
+            ends[-1].start()
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -234,6 +244,16 @@ class Agent:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            for timer in ends:
+                timer.cancel()
+
+
+def _end_process() -> None:
+    """Ends the process although handlers go on: what they were given is with other agents by now."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _agent_type(word: str) -> AgentType.ValueType:

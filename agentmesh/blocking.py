@@ -68,6 +68,11 @@ class SyncMesh:
     explain = _blocking(Mesh.explain)
     workload = _blocking(Mesh.workload)
 
+    drain_agents = _blocking(Mesh.drain_agents)
+    undrain_agents = _blocking(Mesh.undrain_agents)
+    list_drains = _blocking(Mesh.list_drains)
+    wait_agents_idle = _blocking(Mesh.wait_agents_idle)
+
     declare_agent = _blocking(Mesh.declare_agent)
     get_agent = _blocking(Mesh.get_agent)
     list_agents = _blocking(Mesh.list_agents)

@@ -24,6 +24,10 @@ R = TypeVar("R")
 
 #: Longest wait for the answer to one try.
 TRY_TIMEOUT_S = 10.0
+#: One call that waits; longer waits are a row of them.
+WAIT_SLICE_S = 60.0
+#: Waiting without a timeout outlives any absence of the daemon.
+FOREVER_S = 1e12
 
 
 class Caller:

@@ -11,9 +11,10 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Self
 
-from agentmesh.calls import TRY_TIMEOUT_S, Caller
+from agentmesh.calls import FOREVER_S, TRY_TIMEOUT_S, WAIT_SLICE_S, Caller
 from agentmesh.conditions import label_conditions
 from agentmesh.connection import resolve_target
+from agentmesh.draining import DrainCalls
 from agentmesh.errors import MeshError, TaskNotSucceeded, WaitTimeout, from_reason
 from agentmesh.grpc_thread import grpc_loop, on_grpc_thread
 from agentmesh.payloads import PayloadLike, decode_payload
@@ -36,10 +37,6 @@ from agentmesh.watching import TERMINAL_STATES, WatchEvents
 
 _FULL = scheduler_service_pb2.TaskView.TASK_VIEW_FULL
 _PAGE_SIZE = 1_000
-#: One WaitTask; longer waits are a row of them.
-_WAIT_SLICE_S = 60.0
-#: Waiting without a timeout outlives any absence of the daemon.
-_FOREVER_S = 1e12
 
 _scheduler = scheduler_service_pb2_grpc.SchedulerServiceStub
 _registry = registry_service_pb2_grpc.RegistryServiceStub
@@ -72,7 +69,7 @@ class ItemResult:
     error: MeshError | None
 
 
-class Mesh:
+class Mesh(DrainCalls):
     """A connection to the mesh; use it as `async with Mesh() as mesh`.
 
     Arguments fall back to AGENTMESH_ADDRESS, AGENTMESH_CA, AGENTMESH_INSECURE, AGENTMESH_TOKEN and
@@ -370,9 +367,9 @@ class Mesh:
         namespace: str,
         view: scheduler_service_pb2.TaskView.ValueType,
     ) -> task_pb2.Task:
-        deadline_s = self._caller.deadline_s(_FOREVER_S if timeout_s is None else timeout_s)
+        deadline_s = self._caller.deadline_s(FOREVER_S if timeout_s is None else timeout_s)
         while True:
-            slice_s = min(_WAIT_SLICE_S, max(0.0, deadline_s - self._caller.deadline_s(0.0)))
+            slice_s = min(WAIT_SLICE_S, max(0.0, deadline_s - self._caller.deadline_s(0.0)))
             request = scheduler_service_pb2.WaitTaskRequest(
                 namespace=namespace, task_id=task_id, timeout=duration(slice_s), view=view
             )

@@ -129,7 +129,7 @@ class Unreachable(MeshError):
 
 
 class WaitTimeout(MeshError):
-    """The wait ended before the task did; `task` is its last known state, if any answer came."""
+    """The wait ended before what was waited for; `task` is the last known state of a task, if any answer came."""
 
     task: task_pb2.Task | None = None
 

@@ -97,6 +97,7 @@ class Presence:
         self._renewal_asked = asyncio.Event()
         self._news = asyncio.Event()  # something was received, reported, or asked of `leave`
         self._bye_said = asyncio.Event()
+        self._is_opening = False  # Open is on its way, Opened has not come
         self._leave_by_s = float("inf")
         self._leaving: asyncio.Task[None] | None = None
 
@@ -201,6 +202,7 @@ class Presence:
         self._last_frame_s = self._clock.monotonic()
         self._to_send.clear()
         opening = self._machine.open_stream(MAX_INBOUND_BYTES, takes_work=self._machine.slots > 0)
+        self._is_opening = True
         reader = asyncio.create_task(self._read(stream))
         writer = asyncio.create_task(self._write(stream, opening))
         others = [
@@ -217,6 +219,8 @@ class Presence:
                 if task.done():
                     task.result()
         finally:
+            self._is_opening = False
+            self._news.set()
             stream.cancel()
             for task in (reader, writer, *others):
                 task.cancel()
@@ -236,10 +240,11 @@ class Presence:
             received = self._machine.receive(frames)
             if received.start or received.cancel or received.drop:
                 self._deliver(received.start, received.cancel + received.drop)
+            if received.opened:
+                self._is_opening = False
+                self._arrived()
             self._send_soon()
             self._news.set()
-            if received.opened:
-                self._arrived()
             if received.drain_reason:
                 name = f"{self._machine.namespace}/{self._machine.agent_id}"
                 logger.info("agent %s gets no new work: %s", name, received.drain_reason)
@@ -346,7 +351,8 @@ class Presence:
     async def _leave(self) -> None:
         self._machine.leave()
         self._send_soon()
-        while self._machine.held_count and self._clock.monotonic() < self._leave_by_s:
+        # Also on a stream that is not open yet: a Bye that cannot be said costs what was just assigned some time.
+        while (self._machine.held_count or self._is_opening) and self._clock.monotonic() < self._leave_by_s:
             self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), self._leave_by_s - self._clock.monotonic())

@@ -35,6 +35,11 @@ COMMANDS = {
     "workload": ("meshctl.commands.workload:workload", "Show what agents hold and have done."),
     "task": ("meshctl.commands.task:task", "List, get, cancel, watch and explain tasks."),
     "agent": ("meshctl.commands.agent:agent", "List, get and revoke agents."),
+    "drain": (
+        "meshctl.commands.drain:drain",
+        "Let agents finish what they run and give them nothing new, by id pattern, label or type.",
+    ),
+    "undrain": ("meshctl.commands.drain:undrain", "Lift a drain: its agents get work again."),
     "namespace": ("meshctl.commands.namespace:namespace", "Create, get and list namespaces."),
     "token": ("meshctl.commands.token:token", "Introspect and revoke tokens, create join tokens, list keys."),
     "login": (

@@ -56,6 +56,13 @@ def for_task_type(mesh: Mesh, typed: str | None, capabilities: Sequence[str]) ->
     return _one_of(names, f"an agent for {', '.join(capabilities)}") or DEFAULT
 
 
+def of_selection(mesh: Mesh, typed: str | None, holds: Callable[[str], bool], what: str) -> str:
+    """Returns the one namespace that has what is meant, else `default`: what is meant may come later."""
+    if typed or not mesh.is_operator:
+        return typed or ""
+    return _one_of(_where(mesh, holds), what) or DEFAULT
+
+
 def _has_agent(mesh: Mesh, agent_id: str) -> Callable[[str], bool]:
     def holds(namespace: str) -> bool:
         request = registry_service_pb2.GetAgentRequest(namespace=namespace, agent_id=agent_id)

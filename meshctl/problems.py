@@ -31,7 +31,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.NOT_FOUND: "not found: no such namespace, agent or task",
     ExitCode.NOT_ALLOWED: "not allowed: the token is missing or refused, or access is denied",
     ExitCode.UNREACHABLE: "unreachable: no meshd answers there, or it takes no calls now; try again later",
-    ExitCode.TIMED_OUT: "timed out: the task did not end within --timeout or --queue-timeout",
+    ExitCode.TIMED_OUT: "timed out: what was waited for did not happen within --timeout or --queue-timeout",
     ExitCode.BUG: "a bug in meshd or meshctl; please report it",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a task that was waited for goes on",
     ExitCode.OUTPUT_CLOSED: "the reader of the output went away, as in `meshctl task list | head`",

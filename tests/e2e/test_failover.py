@@ -8,15 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
-from agentmesh import Mesh
 from agentmesh.v1 import task_pb2
-from tests.faults.meshd_process import ChildProcess, MeshdProcess
+from tests.e2e.house import House
 
 FULL = bool(os.environ.get("FULL_FAULTS"))
 FREEZE_S = 6.0
@@ -25,51 +21,6 @@ BUSY_S = 10.0 if FULL else 5.0
 """Longer than the lease of 3.5 s."""
 SLACK = 2.0
 """The machine of the tests is shared: a bound may be exceeded by this factor before a test is red."""
-
-
-class House:
-    """A daemon and its workers."""
-
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.folder = folder
-        self.stack = stack
-        self.meshd = stack.enter_context(MeshdProcess(folder))
-        self.workers: dict[str, ChildProcess] = {}
-
-    async def open(self) -> Mesh:
-        self.mesh = await self.stack.enter_async_context(
-            Mesh(address=self.meshd.address, namespace="default")
-        )
-        return self.mesh
-
-    def worker(self, name: str) -> ChildProcess:
-        self.workers[name] = self.stack.enter_context(
-            ChildProcess.python(
-                name,
-                "tests.e2e.worker_process",
-                self.folder,
-                AGENTMESH_ADDRESS=self.meshd.address,
-                AGENTMESH_AGENT_ID=name,
-                AGENTMESH_NAMESPACE="default",
-                AGENTMESH_STATE_DIR=str(self.folder / f"state-{name}"),
-            )
-        )
-        return self.workers[name]
-
-    async def until_running(self, task_id: str) -> task_pb2.Task:
-        async for event in self.mesh.watch(task_id):
-            task = event.task if hasattr(event, "task") else event
-            if isinstance(task, task_pb2.Task) and task.attempt.agent_id:
-                return task
-        raise AssertionError("the watch ended before anybody took the task")
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async with AsyncExitStack() as stack:
-        house = House(tmp_path, stack)
-        await house.open()
-        yield house
 
 
 async def holder_of(house: House, task_id: str) -> str:

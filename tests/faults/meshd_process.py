@@ -105,6 +105,10 @@ class ChildProcess:
         if self._process is not None:
             self._process.wait()
 
+    def terminate(self) -> None:
+        """Asks it to end: SIGTERM."""
+        self._signal(signal.SIGTERM)
+
     def freeze(self) -> None:
         """Stops it in its tracks (SIGSTOP); returns when every thread stands."""
         self._signal(signal.SIGSTOP)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +108,10 @@ class FakeMeshd(
         )
         self.verdicts: list[scheduler_service_pb2.AgentVerdict] = []
         self.course: Course = succeed
+        self.drains: dict[tuple[str, bytes], registry_service_pb2.DrainRule] = {}
+        #: How often one may look before drained agents are idle, and how often meshd is away instead of answering.
+        self.idle_after_looks = 1_000
+        self.away_looks = 0
         self.release = threading.Event()
         self._server: grpc.Server | None = None
 
@@ -192,6 +197,66 @@ class FakeMeshd(
         start = int(request.page_token or 0)
         more = str(start + 1) if start + 1 < len(found) else ""
         return registry_service_pb2.ListAgentsResponse(agents=found[start : start + 1], next_page_token=more)
+
+    def DrainAgents(self, request: Any, context: Context) -> Any:
+        """The same selector is the same drain; one agent is as busy as its `held_attempts` say."""
+        name = self._enter(request, context)
+        key = (name, request.selector.SerializeToString())
+        others = [rule.drain_id for other, rule in self.drains.items() if other != key]
+        rule = self.drains.get(key)
+        changed = (rule is None) is not request.lift
+        if request.lift:
+            self.drains.pop(key, None)
+        elif rule is None:
+            rule = self.drains[key] = registry_service_pb2.DrainRule(
+                namespace=name, drain_id=f"d{len(self.drains)}", selector=request.selector, create_time=now()
+            )
+            rule.reason, rule.creator = request.reason, "operator:local"
+        return registry_service_pb2.DrainAgentsResponse(
+            drain=rule,
+            changed=changed,
+            agents=self._selected(name, request.selector),
+            other_drain_ids=others,
+        )
+
+    def ListDrains(self, request: Any, context: Context) -> Any:
+        name = self._enter(request, context)
+        answer = registry_service_pb2.ListDrainsResponse()
+        for (namespace, _), rule in self.drains.items():
+            if name in ("", namespace):
+                agents = self._selected(namespace, rule.selector)
+                answer.drains.add(
+                    drain=rule, agent_count=agents.agent_count, held_attempts=agents.held_attempts
+                )
+        return answer
+
+    def WaitAgentsIdle(self, request: Any, context: Context) -> Any:
+        """A look without time counts for nothing."""
+        name = self._enter(request, context)
+        if request.timeout.ToMilliseconds():
+            if self.away_looks:
+                self.away_looks -= 1
+                refuse(context, grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "meshd is going down")
+            self.idle_after_looks -= 1
+            if self.idle_after_looks <= 0:
+                for agent in self.agents.values():
+                    agent.held_attempts = 0
+        return registry_service_pb2.WaitAgentsIdleResponse(agents=self._selected(name, request.selector))
+
+    def _selected(self, name: str, selector: Any) -> registry_service_pb2.SelectedAgents:
+        found = registry_service_pb2.SelectedAgents()
+        for (namespace, agent_id), agent in sorted(self.agents.items()):
+            if namespace != name or not fnmatchcase(agent_id, selector.agent_id_pattern or "*"):
+                continue
+            if any(agent.spec.labels.get(each.label) not in each.values for each in selector.labels):
+                continue
+            found.agent_count += 1
+            found.held_attempts += agent.held_attempts
+            if agent.held_attempts:
+                found.busy_agents.add(
+                    agent_id=agent_id, held_attempts=agent.held_attempts, task_ids=["task-1"]
+                )
+        return found
 
     def GetMeshStatus(self, request: Any, context: Context) -> Any:
         self._enter(request, context)
