@@ -138,7 +138,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         uplink = Uplink(self._wake)
         slots = self._effective_slots()
-        runner = HandlerRunner(self._handler_of, loop, uplink, slots)
+        runner = HandlerRunner(
+            self._handler_of, loop, uplink, slots, namespace=self.namespace, agent_id=self.agent_id
+        )
 
         def deliver(start: Sequence[Attempt], stop: Sequence[Attempt]) -> None:
             if not loop.is_closed():

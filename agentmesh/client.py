@@ -6,11 +6,13 @@ works from any event loop, also inside the handlers of an `Agent`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from agentmesh import tracing
 from agentmesh.calls import FOREVER_S, TRY_TIMEOUT_S, WAIT_SLICE_S, Caller
 from agentmesh.conditions import label_conditions
 from agentmesh.connection import resolve_target
@@ -34,6 +36,8 @@ from agentmesh.v1 import (
 )
 from agentmesh.v1.requirements_pb2 import LabelCondition, Requirements
 from agentmesh.watching import TERMINAL_STATES, WatchEvents
+
+logger = logging.getLogger("agentmesh")
 
 _FULL = scheduler_service_pb2.TaskView.TASK_VIEW_FULL
 _PAGE_SIZE = 1_000
@@ -128,7 +132,10 @@ class Mesh(DrainCalls):
         traceparent: str = "",
         namespace: str | None = None,
     ) -> Submitted:
-        """Submits one task; when this returns it survives the death of the daemon. Arguments: see `task_spec`."""
+        """Submits one task; when this returns it survives the death of the daemon. Arguments: see `task_spec`.
+
+        Where the program uses OpenTelemetry and passes no `traceparent`, the task carries that of a span of its own.
+        """
         spec = task_spec(
             task_type,
             payload,
@@ -145,8 +152,15 @@ class Mesh(DrainCalls):
             strategy=strategy,
             traceparent=traceparent,
         )
-        request = scheduler_service_pb2.SubmitTaskRequest(namespace=self._in(namespace), spec=spec)
-        answer = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).SubmitTask, request))
+        target = self._in(namespace)
+        with tracing.submitting([spec], target) as (traced,):
+            request = scheduler_service_pb2.SubmitTaskRequest(namespace=target, spec=traced)
+            answer = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).SubmitTask, request))
+        logger.debug(
+            "task %s is submitted",
+            spec.task_id,
+            extra={"task_id": spec.task_id, "namespace": answer.task.namespace or target},
+        )
         return Submitted(answer.task, answer.existed)
 
     async def submit_many(
@@ -157,16 +171,18 @@ class Mesh(DrainCalls):
         Not atomic: refused items carry an error, and those that fit into no message are not sent. When the daemon
         stays away the call raises; submitting the same specs again is safe.
         """
-        wanted = list(specs)
+        target = self._in(namespace)
         unsent: dict[int, MeshError] = {}
-        for position, spec in enumerate(wanted):
-            if (refusal := refusal_of(spec)) is not None:
-                unsent[position] = refusal
         results: list[ItemResult] = []
-        for batch in batches(spec for position, spec in enumerate(wanted) if position not in unsent):
-            request = scheduler_service_pb2.SubmitTasksRequest(namespace=self._in(namespace), specs=batch)
-            answer = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).SubmitTasks, request))
-            results += (_item_result(result) for result in answer.results)
+        with tracing.submitting(specs, target) as wanted:
+            for position, spec in enumerate(wanted):
+                if (refusal := refusal_of(spec)) is not None:
+                    unsent[position] = refusal
+            for batch in batches(spec for position, spec in enumerate(wanted) if position not in unsent):
+                request = scheduler_service_pb2.SubmitTasksRequest(namespace=target, specs=batch)
+                answer = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).SubmitTasks, request))
+                results += (_item_result(result) for result in answer.results)
+        logger.debug("%d tasks were sent", len(results), extra={"namespace": target})
         for position in sorted(unsent):
             results.insert(
                 position, ItemResult(wanted[position].task_id, existed=False, error=unsent[position])

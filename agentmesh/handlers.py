@@ -16,17 +16,21 @@ import asyncio
 import functools
 import inspect
 import json
+import logging
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeGuard, cast
 
+from agentmesh import tracing
 from agentmesh.errors import InvalidRequest, TooLarge
 from agentmesh.payloads import PayloadLike, encode_payload
 from agentmesh.session import Attempt
 from agentmesh.v1 import session_pb2
 from agentmesh.v1.session_pb2 import AgentFrame, CancelReason, Done, Stopped
+
+logger = logging.getLogger("agentmesh")
 
 MAX_OUTPUT_CHUNK_BYTES = 64 * 1024
 _MAX_TYPE_BYTES = 128
@@ -221,11 +225,16 @@ class HandlerRunner:
         loop: asyncio.AbstractEventLoop,
         uplink: Uplink,
         slots: int,
+        *,
+        namespace: str,
+        agent_id: str,
     ) -> None:
         self._handler_of = handler_of
         self._loop = loop
         self._uplink = uplink
         self._threads = _DaemonThreads(slots)
+        self._namespace = namespace
+        self._agent_id = agent_id
         self._running: dict[Attempt, tuple[TaskContext, asyncio.Task[Result] | None]] = {}
 
     def start_and_stop(self, start: Iterable[Attempt], stop: Iterable[Attempt]) -> None:
@@ -234,8 +243,9 @@ class HandlerRunner:
             context = TaskContext(attempt, self._uplink)
             handler = self._handler_of(attempt.assign.task_type)
             assert handler is not None, "the session accepts only task types that have a handler"
+            self._note("begins", attempt)
             if is_async(handler):
-                task = self._loop.create_task(handler(context))
+                task = self._loop.create_task(self._run_async(handler, context, attempt))
                 self._running[attempt] = (context, task)
                 task.add_done_callback(functools.partial(self._async_ended, context, attempt))
             else:
@@ -257,6 +267,10 @@ class HandlerRunner:
         if task is not None:
             task.cancel()
 
+    async def _run_async(self, handler: AsyncHandler, context: TaskContext, attempt: Attempt) -> Result:
+        with tracing.handling(attempt.assign, self._namespace, self._agent_id):
+            return await handler(context)
+
     def _async_ended(self, context: TaskContext, attempt: Attempt, task: asyncio.Task[Result]) -> None:
         del self._running[attempt]
         if task.cancelled():
@@ -265,16 +279,39 @@ class HandlerRunner:
             report = report_of_error(context, attempt, error)
         else:
             report = report_of_result(context, attempt, task.result())
-        self._uplink.post((attempt, report))
+        self._report(attempt, report)
 
     def _run_sync(self, handler: SyncHandler, context: TaskContext, attempt: Attempt) -> None:
         try:
             context.raise_if_cancelled()
-            report = report_of_result(context, attempt, handler(context))
+            with tracing.handling(attempt.assign, self._namespace, self._agent_id):
+                result = handler(context)
+            report = report_of_result(context, attempt, result)
         except BaseException as error:  # noqa: BLE001 - whatever ends a handler ends its attempt
             report = report_of_error(context, attempt, error)
         self._running.pop(attempt, None)
+        self._report(attempt, report)
+
+    def _report(self, attempt: Attempt, report: AgentFrame) -> None:
+        self._note(report.WhichOneof("frame") or "", attempt)
         self._uplink.post((attempt, report))
+
+    def _note(self, what: str, attempt: Attempt) -> None:
+        """Logs under the ids by which meshd's log knows the attempt."""
+        if logger.isEnabledFor(logging.DEBUG):
+            assign = attempt.assign
+            logger.debug(
+                "task %s attempt %d: %s",
+                assign.task_id,
+                assign.attempt,
+                what,
+                extra={
+                    "task_id": assign.task_id,
+                    "namespace": self._namespace,
+                    "attempt": assign.attempt,
+                    "agent_id": self._agent_id,
+                },
+            )
 
 
 def report_of_result(context: TaskContext, attempt: Attempt, result: Result) -> AgentFrame:

@@ -11,7 +11,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,12 +44,13 @@ from meshd.engine.known_tasks import KnownTasks
 from meshd.engine.mesh import Mesh
 from meshd.engine.retention import delete_old_tasks
 from meshd.engine.submission import Submission
-from meshd.ops import event_loop, logging, process, sd_notify, tls
+from meshd.ops import event_loop, logging, process, sd_notify, task_log, tls, tracing
 from meshd.ops.http_port import HttpPort
 from meshd.ops.metrics import Metrics
 from meshd.ops.pages import pages
 from meshd.ops.readiness import Readiness
 from meshd.ports.store import Restored, StorageError
+from meshd.ports.task_steps import StepListener
 from meshd.security.keys import KeyFileError, jwks, load_signing_key
 from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
@@ -136,7 +137,9 @@ async def _serve(
     with _start_errors():
         restored = store.load()
         open_tasks = len(restored.tasks)
-        parts = _compose(settings, store, restored, metrics, storage_failed)
+        spans = tracing.task_spans(os.environ)
+        listeners = [listener for listener in (task_log.listener(), spans) if listener is not None]
+        parts = _compose(settings, store, restored, metrics, storage_failed, listeners)
         del restored
     readiness.listen(parts.health.set_serving)
     async with _listening(settings, parts, metrics, readiness, certificate) as addresses:
@@ -164,6 +167,8 @@ async def _serve(
         for task in aside:
             task.cancel()
         finished = await _take_down(parts)
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
     return code, limit if finished else None
 
 
@@ -173,6 +178,7 @@ def _compose(
     restored: Restored,
     metrics: Metrics,
     storage_failed: Callable[[StorageError], None],
+    step_listeners: Sequence[StepListener] = (),
 ) -> Parts:
     tokens = JwtTokens(load_signing_key(Path(settings.data_dir) / "keys"), settings.issuer)
     rules = SessionRules(
@@ -184,7 +190,9 @@ def _compose(
         disconnected_grace_ms=settings.disconnected_grace_ms,
         max_reconnect_backoff_ms=settings.max_reconnect_backoff_ms,
     )
-    mesh = Mesh(store, restored, rules, metrics, storage_failed, settings.commit_window_ms / 1_000)
+    mesh = Mesh(
+        store, restored, rules, metrics, storage_failed, settings.commit_window_ms / 1_000, step_listeners
+    )
     now_ms = time.time_ns() // 1_000_000
     credentials = Credentials(restored, mesh.commits, now_ms, settings.identity_ttl_days * 24 * 3_600_000)
 

@@ -329,7 +329,9 @@ class TaskSpec(message.Message):
     parent_task_id: builtins.str
     """Task that caused this one, in the same namespace; not checked."""
     traceparent: builtins.str
-    """W3C traceparent of the caller, handed to the agent; not part of the content digest."""
+    """W3C traceparent of the caller, handed to the agent; not part of the content digest. A malformed one is dropped, as
+    the standard has it: tracing never makes a task fail.
+    """
     @builtins.property
     def payload(self) -> payload_pb2.Payload:
         """Input."""

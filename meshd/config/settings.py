@@ -115,7 +115,10 @@ class Settings:
         "Name of this mesh in its tokens (iss); a change makes every token handed out invalid.",
     )
     log_level: str = _setting(
-        "info", "Logging", "Least severe messages to log.", choices=("debug", "info", "warning", "error")
+        "info",
+        "Logging",
+        "Least severe messages to log; debug follows every task by its id, a line a step.",
+        choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
         "text",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from math import inf
@@ -42,9 +42,11 @@ from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
+from meshd.engine.task_steps import steps_of
 from meshd.engine.watch import OutputPiece, ProgressNote, WatchHub
 from meshd.ports.observer import Observer
 from meshd.ports.store import Restored, StorageError, Store
+from meshd.ports.task_steps import StepListener, TaskStep
 
 SWEEP_INTERVAL_S = 0.25
 TIMER_SLACK_S = 0.01
@@ -77,6 +79,7 @@ class Mesh:
         observer: Observer,
         on_failure: Callable[[StorageError], None],
         commit_window_s: float = 0.02,
+        step_listeners: Sequence[StepListener] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = store
@@ -88,6 +91,9 @@ class Mesh:
         self._keys = Counter(restored.next_key)
         self.namespaces = build(restored, rules, self.fleet, self._keys, self.rng, self._clock())
         self._on_failure = on_failure
+        self._step_listeners = step_listeners
+        self._steps: list[TaskStep] = []
+        """Of the batch that is being written; told once it is durable."""
         self.commits = Commits(store, observer, self._taken, self._release, on_failure, commit_window_s)
         self.audit = AuditLog(self.commits, restored.audit_heads)
         self.hub = WatchHub()
@@ -268,6 +274,8 @@ class Mesh:
     def _taken(self, writes: Writes) -> None:
         """Measure what was written; move fresh inputs, which are in rows now, from tasks to the bounded cache."""
         stages.taken(writes, self.observer)
+        if self._step_listeners:
+            self._steps = steps_of(writes)
         for task in writes.new_tasks.values():
             if not task.terminal:
                 self.payloads.put(task.key, task.spec.payload)
@@ -289,6 +297,10 @@ class Mesh:
                 ticket.set_result(reply)
         for callback in effects.callbacks:
             callback()
+        if self._steps:
+            steps, self._steps = self._steps, []
+            for listener in self._step_listeners:
+                listener(steps)
 
     def _send(self, sends: list[tuple[Stream, DownFrame]]) -> None:
         """Put frames into their outboxes; the time to accept an assignment starts now."""

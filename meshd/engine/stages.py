@@ -28,8 +28,10 @@ def taken(writes: Writes, observer: Observer) -> None:
     )
     if writes.attempts:
         reported = _reported(writes)
-        _hand_over(Stage.ACCEPTED, ((t.namespace, t.accept_ms - t.assign_ms) for t, _ in reported), observer)
-        _hand_over(Stage.RAN, ((t.namespace, end_ms - t.accept_ms) for t, end_ms in reported), observer)
+        # A report may come without an Accept before it.
+        accepted = [(task, end_ms) for task, end_ms in reported if task.accept_ms]
+        _hand_over(Stage.ACCEPTED, ((t.namespace, t.accept_ms - t.assign_ms) for t, _ in accepted), observer)
+        _hand_over(Stage.RAN, ((t.namespace, end_ms - t.accept_ms) for t, end_ms in accepted), observer)
         succeeded = (t for t, _ in reported if t.state is TaskState.SUCCEEDED)
         _hand_over(Stage.SUCCEEDED, ((t.namespace, t.end_ms - t.submit_ms) for t in succeeded), observer)
 
@@ -57,7 +59,6 @@ def _reported(writes: Writes) -> list[tuple[Task, int]]:
         if ended.state in REPORTED
         and (task := changed.get(ended.task_key)) is not None
         and task.attempt == ended.number
-        and task.accept_ms
     ]
 
 

@@ -14,6 +14,10 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 DOTTED = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
+)
+MAX_TRACEPARENT_BYTES = 256
 SYSTEM_NAMESPACE = "_mesh"
 
 
@@ -96,6 +100,13 @@ def text(value: str, limit_bytes: int, field: str) -> str:
     if len(value) > limit_bytes or len(value.encode()) > limit_bytes:
         raise invalid(field, f"is longer than {limit_bytes} bytes")
     return value
+
+
+def traceparent(value: str) -> str:
+    """Return a W3C traceparent, or "" for a malformed one: the standard has receivers start anew, never fail."""
+    match = TRACEPARENT.fullmatch(value) if len(value) <= MAX_TRACEPARENT_BYTES and value.isascii() else None
+    # Version 00 ends with the flags; later ones may add to it, and are passed on as they are.
+    return "" if match is None or (match[1] == "00" and match[2]) else value
 
 
 def duration_ms(value: Duration, field: str, low_ms: int = 1, high_ms: int = MAX_DURATION_MS) -> int:

@@ -98,7 +98,7 @@ def _take_origin(message: task_pb2.TaskSpec, spec: TaskSpec) -> None:
     if message.parent_task_id:
         spec.parent_task_id = validate.task_id(message.parent_task_id, "spec.parent_task_id")
     if message.traceparent:
-        spec.traceparent = validate.text(message.traceparent, 256, "spec.traceparent")
+        spec.traceparent = validate.traceparent(message.traceparent)
 
 
 def digest(spec: TaskSpec, inline: bytes, media_type: str) -> bytes:

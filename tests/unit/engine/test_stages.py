@@ -92,6 +92,14 @@ def test_a_cancelled_attempt_is_not_taken_for_an_assigned_one(world: MeasuredWor
     assert world.observer.seen == {(Stage.DURABLE, 2): 1, (Stage.ASSIGNED, 0): 1}
 
 
+def test_a_result_without_accept_is_measured_as_far_as_it_can_be(world: MeasuredWorld) -> None:
+    session, stream = world.agent("a")
+    world.submit("t1")
+    world.pass_ms(30)
+    world.send(session, f.Done(stream.of(f.Assign)[0].fence, b""))
+    assert world.observer.seen == {(Stage.DURABLE, 2): 1, (Stage.ASSIGNED, 0): 1, (Stage.SUCCEEDED, 30): 1}
+
+
 def unplaceable(ns: Namespace) -> int:
     return gauges._measure(ns, 0, 0).unplaceable
 
