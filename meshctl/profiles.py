@@ -6,6 +6,7 @@ It holds tokens, so no error repeats what stands in it, and no `repr` shows one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -129,10 +130,12 @@ def save(profiles: Profiles) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
+    except (OSError, UnicodeEncodeError) as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else "a path in them is not UTF-8"
         raise Problem(
-            f"the profiles cannot be kept in {path}: {error.strerror}",
+            f"the profiles cannot be kept in {path}: {why}",
             "make its directory writable, or set XDG_CONFIG_HOME to another one",
             ExitCode.USAGE,
         ) from None

@@ -105,6 +105,10 @@ def _target(invocation: options.Invocation, old: Profile | None) -> Target:
 def _token(given: str | None) -> str:
     if given and given != "-":
         return reaching.read_token(given, "--token")
-    if not given and sys.stdin.isatty():
+    if not given and _is_terminal():
         return reaching.read_token(click.prompt("Token", hide_input=True, err=True), "the prompt")
     return reaching.read_token(sys.stdin.read(reaching.MAX_TOKEN_BYTES + 1), "standard input")
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()

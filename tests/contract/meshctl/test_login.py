@@ -68,6 +68,22 @@ def test_a_token_from_a_file(mesh: FakeMeshd, meshctl: Meshctl, tmp_path: Path) 
     assert meshctl("status", "--token", f"@{tmp_path}/token").code == 0
 
 
+def test_a_person_is_asked_and_nothing_is_echoed(
+    mesh: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def prompt(text: str, *, hide_input: bool, err: bool) -> str:
+        asked.append((text, hide_input))
+        return SECRET
+
+    monkeypatch.setattr("meshctl.commands.login.click.prompt", prompt)
+    monkeypatch.setattr("meshctl.commands.login._is_terminal", lambda: True)
+    outcome = meshctl("login", "--address", mesh.address)
+    assert (outcome.code, asked) == (0, [("Token", True)])
+    assert SECRET not in outcome.out + outcome.err
+
+
 @pytest.mark.parametrize("token", [b"", b"two words", "schlüssel".encode(), b"x" * 9_000, b"a\nb"])
 def test_what_is_no_token_is_told_without_a_call(mesh: FakeMeshd, meshctl: Meshctl, token: bytes) -> None:
     outcome = meshctl("login", "--address", mesh.address, stdin=token)
