@@ -48,6 +48,10 @@ def put_in_place(prepared: Path, directory: Path) -> Path | None:
                 log.rename(directory / (aside.name + suffix))
         replaces = database.exists()
         if replaces:
+            for kept in directory.glob(f"{database.stem}-before-restore-*.db"):
+                # Of a try that was killed right here: a second name of a database that went on living.
+                if kept.samefile(database):
+                    kept.unlink()
             aside.hardlink_to(database)
         new.replace(database)
         sync_directory(directory)

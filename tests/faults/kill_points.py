@@ -149,6 +149,8 @@ def restore_steps(folder: Path) -> int:
             assert (keys, aside) in (([99], []), ([99], [1]))
         restore(directory)
         assert not (directory / "restoring").exists()
+        # Once more, whatever was left: each database that was replaced is kept once.
+        assert len(list(directory.glob("mesh-before-restore-*.db"))) == len(aside or [99]) + (keys != [99])
 
     return kill_everywhere(template, folder, restore, check)
 
