@@ -234,8 +234,9 @@ class Agent:
         ends: list[threading.Timer] = []
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self.stop(within_s=0.0 if self._stop_asked else None)
-            within_s = _AT_ONCE_S if ends else self._drain_timeout_s + _LEAVE_MARGIN_S
+            at_once = self._stop_asked
+            self.stop(within_s=0.0 if at_once else None)
+            within_s = _AT_ONCE_S if at_once else self._drain_timeout_s + _LEAVE_MARGIN_S
             ends.append(threading.Timer(within_s, _end_process))
             ends[-1].daemon = True
             ends[-1].start()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from agentmesh import Mesh
-from agentmesh.v1 import task_pb2
+from agentmesh.v1 import agent_pb2, task_pb2
 from tests.faults.meshd_process import ChildProcess, MeshdProcess
 
 
@@ -46,6 +47,11 @@ class House:
             if isinstance(task, task_pb2.Task) and task.attempt.agent_id:
                 return task
         raise AssertionError("the watch ended before anybody took the task")
+
+    async def until_draining(self, agent_id: str) -> None:
+        async with asyncio.timeout(10):
+            while (await self.mesh.get_agent(agent_id)).health != agent_pb2.HEALTH_DRAINING:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def until_begun(self, task_id: str) -> None:
         """Waits until a handler runs: an assignment may still be on its way."""

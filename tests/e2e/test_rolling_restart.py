@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh.v1 import registry_service_pb2, task_pb2
+from agentmesh.v1 import task_pb2
+from agentmesh.v1.registry_service_pb2 import AgentSelector
 from tests.e2e.house import House
 from tests.faults.meshd_process import ChildProcess, clean_environment
 from tests.faults.recording_worker import TASK_TYPE, executions
@@ -84,8 +85,8 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(house: House) -> None
         worker.terminate()
         assert await asyncio.to_thread(worker.wait, 10.0) == 0
         worker.start()
-        selector = registry_service_pb2.AgentSelector(agent_id_pattern=name)
-        assert not (await house.mesh.wait_agents_idle(selector, timeout_s=0)).held_attempts
+        await house.until_draining(name)
+        await house.mesh.wait_agents_idle(AgentSelector(agent_id_pattern=name), timeout_s=0)
         assert len(executions(house.folder / f"{name}.executions")) == done_before
         await meshctl(house, "undrain", name)
     stream.stop()

@@ -13,12 +13,6 @@ from tests.e2e.house import House
 EXIT_BOUND_S = 5.0
 
 
-async def until_draining(house: House, agent_id: str) -> None:
-    async with asyncio.timeout(10):
-        while (await house.mesh.get_agent(agent_id)).health != agent_pb2.HEALTH_DRAINING:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def test_meshd_leaves_within_its_bound_and_nothing_is_repeated(house: House) -> None:
     for name in ("w1", "w2"):
         house.worker(name)
@@ -42,7 +36,7 @@ async def test_an_agent_finishes_what_it_runs_and_takes_nothing_new(house: House
     await house.mesh.submit("nap", "2", task_id="running")
     await house.until_begun("running")
     worker.terminate()
-    await until_draining(house, "w1")
+    await house.until_draining("w1")
     await house.mesh.submit("nap", "0", task_id="later")
     assert await asyncio.to_thread(worker.wait, 10.0) == 0
     running, later = await house.mesh.get("running"), await house.mesh.get("later")
@@ -72,7 +66,7 @@ async def test_a_second_signal_ends_an_agent_at_once(house: House, task_type: st
     await house.until_begun("long")
     house.worker("w2")
     worker.terminate()
-    await until_draining(house, "w1")
+    await house.until_draining("w1")
     worker.terminate()
     assert await asyncio.to_thread(worker.wait, 5.0) == 0
     await handed_over_to(house, "w2")

@@ -102,6 +102,13 @@ def test_drains_are_listed(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     assert listed["held_attempts"] == 1
 
 
+@pytest.mark.parametrize("command", ["status", "discover", "workload"])
+def test_a_draining_agent_is_shown_as_such(fleet: FakeMeshd, meshctl: Meshctl, command: str) -> None:
+    fleet.agents["production", "worker-1"].health = agent_pb2.HEALTH_DRAINING
+    lines = meshctl(command).out.splitlines()
+    assert next("draining" in line for line in lines if "worker-1" in line)
+
+
 def test_undrain_lifts_what_was_drained(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     meshctl("drain", "worker-*")
     outcome = meshctl("undrain", "worker-*")

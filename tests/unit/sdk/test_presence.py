@@ -15,7 +15,7 @@ from agentmesh.errors import MeshError, NotAuthenticated, SessionEnded, Supersed
 from agentmesh.handlers import Uplink
 from agentmesh.identity import Identity
 from agentmesh.presence import Presence
-from agentmesh.session import Attempt, SessionMachine
+from agentmesh.session import FEATURES, Attempt, SessionMachine
 from agentmesh.v1.agent_pb2 import Agent, AgentSpec, AgentType, Health
 from agentmesh.v1.auth_service_pb2 import JoinRequest, RenewTokenRequest, RenewTokenResponse, Token
 from agentmesh.v1.registry_service_pb2 import GetAgentRequest, RegisterAgentRequest, RegisterAgentResponse
@@ -42,6 +42,7 @@ class World:
         self.clock = clock
         self.is_up = True
         self.answers_beats = True
+        self.is_slow_to_open = False
         self.forgets_sessions = False
         self.rival: str | None = None
         self.tokens: dict[str, float] = {}
@@ -134,10 +135,14 @@ class WorldStream:
                     raise SessionEnded("unknown", reason="SESSION_NOT_FOUND")
                 self.world.openings.append(frame.open)
                 self.world.streams.append(self)
-                self.inbox.put_nowait([MeshFrame(opened=Opened(features=frame.open.features))])
+                if not self.world.is_slow_to_open:
+                    self.open()
             elif frame.HasField("beat") and self.world.answers_beats:
                 self.inbox.put_nowait([MeshFrame(lease_ack=LeaseAck(beat_seq=frame.beat.seq))])
             self.up.append(frame)
+
+    def open(self) -> None:
+        self.inbox.put_nowait([MeshFrame(opened=Opened(features=FEATURES))])
 
     async def read(self) -> Sequence[MeshFrame] | None:
         got = await self.inbox.get()
@@ -277,3 +282,18 @@ async def test_leaving_while_the_daemon_is_away_ends(setup: Setup) -> None:
     await setup.clock.advance(1.0)
     assert setup.running.done()
     assert setup.running.exception() is None
+
+
+async def test_leaving_while_the_stream_opens_says_bye_on_it(setup: Setup) -> None:
+    setup.world.is_slow_to_open = True
+    setup.world.go_down()
+    setup.world.is_up = True
+    await setup.clock.advance(1.0)
+    leaving = asyncio.create_task(setup.presence.leave(30.0))
+    await settle()
+    assert not leaving.done()
+    stream = setup.world.streams[1]
+    stream.open()
+    await settle()
+    assert leaving.done()
+    assert stream.up[-1].HasField("bye")
