@@ -368,7 +368,7 @@ class HeartbeatResponse(message.Message):
 
 @typing.final
 class AgentSelector(message.Message):
-    """Which agents of a namespace are meant: all conditions must hold, and at least one must be given."""
+    """Which agents of a namespace are meant: all conditions must hold, and at least one must be given. At most 4 KiB."""
 
     DESCRIPTOR: descriptor.Descriptor
 

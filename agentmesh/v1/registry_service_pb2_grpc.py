@@ -137,7 +137,7 @@ class RegistryServiceServicer(object):
     def DrainAgents(self, request, context):
         """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
         for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
-        the call changes nothing.
+        the call changes nothing. A namespace has at most 100 drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class RegistryServiceStub:
     DrainAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]
     """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
     for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
-    the call changes nothing.
+    the call changes nothing. A namespace has at most 100 drains.
     """
     ListDrains: grpc.UnaryUnaryMultiCallable[registry_service_pb2.ListDrainsRequest, registry_service_pb2.ListDrainsResponse]
     """Lists the drains in force, ordered by namespace and id."""
@@ -81,7 +81,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DrainAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]  # type: ignore[assignment]
     """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
     for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
-    the call changes nothing.
+    the call changes nothing. A namespace has at most 100 drains.
     """
     ListDrains: aio.UnaryUnaryMultiCallable[registry_service_pb2.ListDrainsRequest, registry_service_pb2.ListDrainsResponse]  # type: ignore[assignment]
     """Lists the drains in force, ordered by namespace and id."""
@@ -151,7 +151,7 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[registry_service_pb2.DrainAgentsResponse, abc.Awaitable[registry_service_pb2.DrainAgentsResponse]]:
         """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
         for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
-        the call changes nothing.
+        the call changes nothing. A namespace has at most 100 drains.
         """
 
     @abc_1.abstractmethod

@@ -20,13 +20,15 @@ async def test_meshd_leaves_within_its_bound_and_nothing_is_repeated(house: Hous
         await house.mesh.submit("nap", str(EXIT_BOUND_S + 2), task_id=f"t{n}")
         await house.until_begun(f"t{n}")
     # A call that would last longer than meshd does; it goes on after the restart.
-    waiting = asyncio.create_task(house.mesh.wait("t0"))
+    watching = house.mesh.watch("t0")
+    await anext(watching)
     start_s = time.monotonic()
     house.meshd.terminate()
     assert await asyncio.to_thread(house.meshd.wait, EXIT_BOUND_S) == 0
     print(f"meshd left within {time.monotonic() - start_s:.2f} s")
     house.meshd.start()
-    tasks = [await waiting, *[await house.mesh.wait(f"t{n}") for n in range(1, 4)]]
+    assert [event.task async for event in watching][-1].state == task_pb2.TASK_STATE_SUCCEEDED
+    tasks = [await house.mesh.wait(f"t{n}") for n in range(4)]
     assert [task.state for task in tasks] == [task_pb2.TASK_STATE_SUCCEEDED] * 4
     assert [(task.attempt.number, task.loss_count) for task in tasks] == [(1, 0)] * 4
 

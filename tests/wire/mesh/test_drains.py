@@ -180,3 +180,28 @@ async def test_a_drain_outlives_a_restart_of_the_daemon(tmp_path: Path) -> None:
         assert await health_of(mesh, "w1") == agent_pb2.HEALTH_DRAINING
         listed = await mesh.operator.registry.ListDrains(pb.ListDrainsRequest())
         assert [d.drain.selector.agent_id_pattern for d in listed.drains] == ["w*"]
+
+
+async def test_a_session_that_survives_the_daemon_is_drained_and_handed_over_as_before(
+    tmp_path: Path,
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        agent = await mesh.agent("w1", EVERY_FEATURE)
+        await mesh.submit("t1")
+        fence = (await agent.expect("assign")).assign.fence
+        request = pb.DrainAgentsRequest(namespace="default", selector=selector("w1"), hand_over=True)
+        request.hand_over_grace.FromSeconds(60)
+        await mesh.operator.registry.DrainAgents(request)
+        await agent.expect("cancel")
+    async with running_mesh(tmp_path) as mesh:
+        agent.stubs = mesh.stubs(await mesh.token("w1"))
+        opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_STOPPING))
+        assert list(opened.keep) == [fence]
+        assert (await agent.expect("cancel")).cancel.reason == session_pb2.CANCEL_REASON_HAND_OVER
+        await agent.expect("drain")
+        assert await health_of(mesh, "w1") == agent_pb2.HEALTH_DRAINING
+        await agent.send(stopped=session_pb2.Stopped(fence=fence))
+        await agent.expect("ack")
+        task = await mesh.wait("t1", 0)
+        assert (task.state, task.loss_count, task.failure_count) == (task_pb2.TASK_STATE_QUEUED, 0, 0)
+        agent.call.cancel()
