@@ -44,7 +44,7 @@ _NEXT_STEPS = {
     "TOKEN_REVOKED": "ask an operator why it was taken away; without a token the operator socket is used",
     "JOIN_TOKEN_INVALID": "create a new one: meshctl token join-token --agent-id ID --agent-type TYPE",
     "ACCESS_DENIED": "see what the token may do: meshctl token introspect",
-    "NAMESPACE_MISMATCH": "leave out --namespace, or use a token of that namespace",
+    "NAMESPACE_MISMATCH": "leave out --namespace, or use a token of that namespace or an operator's",
     "IDENTITY_MISMATCH": "use that agent's own token, or the operator socket on meshd's host",
     "GRANT_EXCEEDS_CALLER": "ask for less, or let an operator grant it",
     "STORAGE_LOW": "free disk space on meshd's host; results and cancels still work",

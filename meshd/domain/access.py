@@ -150,11 +150,12 @@ def decide(principal: Principal, rule: AccessRule, namespace: str) -> None:
         )
     operator = principal.kind == "operator"
     if namespace and not operator and namespace != principal.namespace:
-        raise Refusal(
-            Reason.NAMESPACE_MISMATCH,
-            f"{principal.subject} may not reach another namespace; leave the namespace empty or name its own",
-            field="namespace",
+        message = (
+            f"only operators may act in {SYSTEM_NAMESPACE}, where operators are; {principal.subject} is none"
+            if namespace == SYSTEM_NAMESPACE
+            else f"{principal.subject} may not reach another namespace; leave the namespace empty or name its own"
         )
+        raise Refusal(Reason.NAMESPACE_MISMATCH, message, field="namespace")
     if rule.scope is Scope.SELF:
         return
     action = rule.action.name.lower()

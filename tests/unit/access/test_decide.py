@@ -57,6 +57,11 @@ def test_decision(principal: Any, rule: Any, namespace: Any, reason: Any) -> Non
     assert refused(principal, rule, namespace) is reason
 
 
+def test_who_reaches_for_operators_is_told_what_they_are() -> None:
+    with pytest.raises(Refusal, match="only operators may act in _mesh"):
+        decide(ORCHESTRATOR, WRITE_TASKS, "_mesh")
+
+
 def test_may_see() -> None:
     assert ORCHESTRATOR.may_see("blue")
     assert not ORCHESTRATOR.may_see("red")
