@@ -112,8 +112,11 @@ def test_tasks_that_no_agent_in_reach_can_take_are_counted(world: MeasuredWorld)
     assert unplaceable(world.ns) == 3, "tasks that wait for a busy agent have a taker"
     world.break_stream(session)
     assert unplaceable(world.ns) == 3 + 2
-    world.agent("b", slots=4, can=("welding",))
+    welder, _ = world.agent("b", slots=4, can=("welding",))
     assert unplaceable(world.ns) == 2
     out = Effects()
     handle(world.ns, [c.Cancel(None, f"busy-{n}", 0) for n in (1, 2)], world.now, out)
     assert unplaceable(world.ns) == 0
+    world.send(welder, f.Slots(0))
+    world.submit("late", "welding")
+    assert unplaceable(world.ns) == 1, "an agent that takes nothing new is no taker"
