@@ -32,10 +32,20 @@ class CountingObserver:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.refusals: list[str] = []
+        self._news = asyncio.Event()
 
     def handled(self, method: str, code: str, seconds: float) -> None:
         assert seconds >= 0
         self.calls.append((method, code))
+        self._news.set()
+
+    async def measured(self, count: int) -> list[tuple[str, str]]:
+        """Wait until so many calls were measured: the caller of a refused one knows of its end before that."""
+        async with asyncio.timeout(10):
+            while len(self.calls) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.calls
 
     def refused(self, reason: str) -> None:
         self.refusals.append(reason)

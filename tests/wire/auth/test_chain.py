@@ -125,7 +125,10 @@ async def test_details_of_refusals(house: House) -> None:
     field = await failure(stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="field")))
     assert field.code is CODE.INVALID_ARGUMENT
     assert field.details[1].field_violations[0].field == "task_id"
-    assert house.observer.calls[-2:] == [("GetTask", "RESOURCE_EXHAUSTED"), ("GetTask", "INVALID_ARGUMENT")]
+    assert await house.observer.measured(2) == [
+        ("GetTask", "RESOURCE_EXHAUSTED"),
+        ("GetTask", "INVALID_ARGUMENT"),
+    ]
     assert house.observer.refusals == ["OVERLOADED", "INVALID_ARGUMENT"]
     assert house.world.counting.settles >= 2, "refusals wait for the state they speak of"
 
@@ -139,7 +142,7 @@ async def test_a_bug_shows_an_incident_and_nothing_else(house: House) -> None:
     assert caught.metadata == {"incident": incident_id}
     assert incident_id in caught.text
     assert (method, str(error)) == ("GetTask", "the payload is 12345")
-    assert house.observer.calls == [("GetTask", "INTERNAL")]
+    assert await house.observer.measured(1) == [("GetTask", "INTERNAL")]
 
 
 async def test_no_audited_call_returns_ok_without_its_record(house: House) -> None:
@@ -174,7 +177,7 @@ async def test_health_is_open_and_aborts_by_itself(house: House) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="nothing"))
     assert caught.value.code() is CODE.NOT_FOUND
-    assert ("Check", "NOT_FOUND") in house.observer.calls
+    assert ("Check", "NOT_FOUND") in await house.observer.measured(3)
 
 
 async def test_unknown_methods(house: House) -> None:
