@@ -6,6 +6,7 @@ The registry: which agents there are, what they can do, and how they are."""
 from agentmesh.v1 import agent_pb2 as agent_pb2
 from agentmesh.v1 import requirements_pb2 as requirements_pb2
 from agentmesh.v1 import session_pb2 as session_pb2
+from agentmesh.v1 import watch_pb2 as watch_pb2
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
@@ -321,6 +322,128 @@ class ListAgentsResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchAgentsRequest(message.Message):
+    """Request of WatchAgents. All conditions must hold, as in ListAgents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    CAPABILITIES_FIELD_NUMBER: builtins.int
+    HEALTH_FIELD_NUMBER: builtins.int
+    ANY_CAPABILITIES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    TEXT_PREFIX_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace; empty: the caller's. Operators name one."""
+    type: agent_pb2.AgentType.ValueType
+    """Only this type; unspecified: all."""
+    text_prefix: builtins.str
+    """Only agents whose id or name begins with this text, at most 128 bytes; case does not count."""
+    @builtins.property
+    def capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only agents with all of these skills, at most 32."""
+
+    @builtins.property
+    def health(self) -> containers.RepeatedScalarFieldContainer[agent_pb2.Health.ValueType]:
+        """Only agents in one of these states; empty: all."""
+
+    @builtins.property
+    def any_capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only agents with at least one of these skills, at most 32; empty: all."""
+
+    @builtins.property
+    def labels(self) -> containers.RepeatedCompositeFieldContainer[requirements_pb2.LabelCondition]:
+        """Only agents whose labels meet all of these conditions, at most 16."""
+
+    @builtins.property
+    def after(self) -> watch_pb2.WatchPosition:
+        """The newest position received from an earlier stream under the same conditions; absent: begin with a snapshot."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        type: agent_pb2.AgentType.ValueType = ...,
+        capabilities: abc.Iterable[builtins.str] | None = ...,
+        health: abc.Iterable[agent_pb2.Health.ValueType] | None = ...,
+        any_capabilities: abc.Iterable[builtins.str] | None = ...,
+        labels: abc.Iterable[requirements_pb2.LabelCondition] | None = ...,
+        text_prefix: builtins.str = ...,
+        after: watch_pb2.WatchPosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "any_capabilities", b"any_capabilities", "capabilities", b"capabilities", "health", b"health", "labels", b"labels", "namespace", b"namespace", "text_prefix", b"text_prefix", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchAgentsResponse(message.Message):
+    """Changes of agents, to be applied in order."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
+    reset: watch_pb2.ResetReason.ValueType
+    """When specified, a snapshot begins with this message: forget all agents known, and the position."""
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[AgentChange]:
+        """Each agent is shown in its newest state; changes that came too fast to be sent are left out."""
+
+    @builtins.property
+    def position(self) -> watch_pb2.WatchPosition:
+        """Everything up to here was shown; absent while a snapshot is under way."""
+
+    def __init__(
+        self,
+        *,
+        changes: abc.Iterable[AgentChange] | None = ...,
+        position: watch_pb2.WatchPosition | None = ...,
+        reset: watch_pb2.ResetReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "position", b"position", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AgentChange(message.Message):
+    """One change of one agent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    AGENT_FIELD_NUMBER: builtins.int
+    GONE_AGENT_ID_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """Revision of the change; 0 in a snapshot."""
+    gone_agent_id: builtins.str
+    """Id of an agent that does not match any more."""
+    @builtins.property
+    def agent(self) -> agent_pb2.Agent:
+        """The agent, which matches."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        agent: agent_pb2.Agent | None = ...,
+        gone_agent_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["agent", b"agent", "change", b"change", "gone_agent_id", b"gone_agent_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent", b"agent", "change", b"change", "gone_agent_id", b"gone_agent_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = typing.Literal["agent", "gone_agent_id"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
 @typing.final
 class HeartbeatRequest(message.Message):

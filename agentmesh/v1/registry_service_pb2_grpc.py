@@ -60,6 +60,11 @@ class RegistryServiceStub(object):
                 request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.WatchAgents = channel.unary_stream(
+                '/agentmesh.v1.RegistryService/WatchAgents',
+                request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.stream_stream(
                 '/agentmesh.v1.RegistryService/Heartbeat',
                 request_serializer=agentmesh_dot_v1_dot_registry__service__pb2.HeartbeatRequest.SerializeToString,
@@ -122,6 +127,14 @@ class RegistryServiceServicer(object):
 
     def ListAgents(self, request, context):
         """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAgents(self, request, context):
+        """Follows agents: those that match now, then every change. Changes are of health, slots offered and what was declared
+        or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +204,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'WatchAgents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAgents,
+                    request_deserializer=agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsRequest.FromString,
+                    response_serializer=agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsResponse.SerializeToString,
             ),
             'Heartbeat': grpc.stream_stream_rpc_method_handler(
                     servicer.Heartbeat,
@@ -354,6 +372,33 @@ class RegistryService(object):
             '/agentmesh.v1.RegistryService/ListAgents',
             agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsRequest.SerializeToString,
             agentmesh_dot_v1_dot_registry__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentmesh.v1.RegistryService/WatchAgents',
+            agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsRequest.SerializeToString,
+            agentmesh_dot_v1_dot_registry__service__pb2.WatchAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

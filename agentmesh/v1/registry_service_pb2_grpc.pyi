@@ -45,6 +45,10 @@ class RegistryServiceStub:
     """Returns one agent."""
     ListAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]
     """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
+    WatchAgents: grpc.UnaryStreamMultiCallable[registry_service_pb2.WatchAgentsRequest, registry_service_pb2.WatchAgentsResponse]
+    """Follows agents: those that match now, then every change. Changes are of health, slots offered and what was declared
+    or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
+    """
     Heartbeat: grpc.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
     DrainAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]
@@ -76,6 +80,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Returns one agent."""
     ListAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
+    WatchAgents: aio.UnaryStreamMultiCallable[registry_service_pb2.WatchAgentsRequest, registry_service_pb2.WatchAgentsResponse]  # type: ignore[assignment]
+    """Follows agents: those that match now, then every change. Changes are of health, slots offered and what was declared
+    or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
+    """
     Heartbeat: aio.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive for agents that take no work. Same frames as Work."""
     DrainAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]  # type: ignore[assignment]
@@ -134,6 +142,16 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[registry_service_pb2.ListAgentsResponse, abc.Awaitable[registry_service_pb2.ListAgentsResponse]]:
         """Finds agents by type, skills, labels, health, free slots and text, ordered by namespace and id."""
+
+    @abc_1.abstractmethod
+    def WatchAgents(
+        self,
+        request: registry_service_pb2.WatchAgentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[registry_service_pb2.WatchAgentsResponse], abc.AsyncIterator[registry_service_pb2.WatchAgentsResponse]]:
+        """Follows agents: those that match now, then every change. Changes are of health, slots offered and what was declared
+        or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
+        """
 
     @abc_1.abstractmethod
     def Heartbeat(

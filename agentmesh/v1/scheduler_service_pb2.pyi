@@ -7,6 +7,7 @@ from agentmesh.v1 import agent_pb2 as agent_pb2
 from agentmesh.v1 import error_reason_pb2 as error_reason_pb2
 from agentmesh.v1 import session_pb2 as session_pb2
 from agentmesh.v1 import task_pb2 as task_pb2
+from agentmesh.v1 import watch_pb2 as watch_pb2
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import duration_pb2 as duration_pb2
@@ -565,6 +566,112 @@ class OutputChunk(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["attempt", b"attempt", "chunk", b"chunk", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchTasksRequest(message.Message):
+    """Request of WatchTasks. All conditions must hold, as in ListTasks."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    TASK_TYPE_FIELD_NUMBER: builtins.int
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace; empty: the caller's. Operators name one."""
+    task_type: builtins.str
+    """Only this kind; empty: all."""
+    agent_id: builtins.str
+    """Only tasks whose last attempt is or was this agent's; empty: all."""
+    @builtins.property
+    def states(self) -> containers.RepeatedScalarFieldContainer[task_pb2.TaskState.ValueType]:
+        """Only these states; empty: all. ASSIGNED and RUNNING stand for each other: an agent's acceptance is not durable, so
+        it is no change by itself.
+        """
+
+    @builtins.property
+    def after(self) -> watch_pb2.WatchPosition:
+        """The newest position received from an earlier stream under the same conditions; absent: begin with a snapshot."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        states: abc.Iterable[task_pb2.TaskState.ValueType] | None = ...,
+        task_type: builtins.str = ...,
+        agent_id: builtins.str = ...,
+        after: watch_pb2.WatchPosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "agent_id", b"agent_id", "namespace", b"namespace", "states", b"states", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchTasksResponse(message.Message):
+    """Changes of tasks, to be applied in order."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
+    reset: watch_pb2.ResetReason.ValueType
+    """When specified, a snapshot begins with this message: forget all tasks known, and the position."""
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[TaskChange]:
+        """Each task is shown in its newest state; changes that came too fast to be sent are left out."""
+
+    @builtins.property
+    def position(self) -> watch_pb2.WatchPosition:
+        """Everything up to here was shown; absent while a snapshot is under way."""
+
+    def __init__(
+        self,
+        *,
+        changes: abc.Iterable[TaskChange] | None = ...,
+        position: watch_pb2.WatchPosition | None = ...,
+        reset: watch_pb2.ResetReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "position", b"position", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TaskChange(message.Message):
+    """One change of one task."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    GONE_TASK_ID_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """Revision of the change; 0 in a snapshot."""
+    gone_task_id: builtins.str
+    """Id of a task that does not match any more."""
+    @builtins.property
+    def task(self) -> task_pb2.Task:
+        """The task, which matches, without payload and output. In a terminal state it is shown for the last time."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        task: task_pb2.Task | None = ...,
+        gone_task_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["change", b"change", "gone_task_id", b"gone_task_id", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["change", b"change", "gone_task_id", b"gone_task_id", "revision", b"revision", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = typing.Literal["task", "gone_task_id"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
 @typing.final
 class ExplainTaskRequest(message.Message):

@@ -70,6 +70,11 @@ class SchedulerServiceStub(object):
                 request_serializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskResponse.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/agentmesh.v1.SchedulerService/WatchTasks',
+                request_serializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
         self.ExplainTask = channel.unary_unary(
                 '/agentmesh.v1.SchedulerService/ExplainTask',
                 request_serializer=agentmesh_dot_v1_dot_scheduler__service__pb2.ExplainTaskRequest.SerializeToString,
@@ -140,6 +145,14 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTasks(self, request, context):
+        """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
+        Payloads and outputs are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainTask(self, request, context):
         """Explains why a task is where it is, agent by agent.
         """
@@ -198,6 +211,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.WatchTask,
                     request_deserializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskRequest.FromString,
                     response_serializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.SerializeToString,
             ),
             'ExplainTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainTask,
@@ -405,6 +423,33 @@ class SchedulerService(object):
             '/agentmesh.v1.SchedulerService/WatchTask',
             agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskRequest.SerializeToString,
             agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentmesh.v1.SchedulerService/WatchTasks',
+            agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.SerializeToString,
+            agentmesh_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class SchedulerServiceStub:
     """Waits until a task has ended, or the time is over: then the task is returned as it is."""
     WatchTask: grpc.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTaskRequest, scheduler_service_pb2.WatchTaskResponse]
     """Follows one task until its end: its state now, then every change, its progress and its output."""
+    WatchTasks: grpc.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTasksRequest, scheduler_service_pb2.WatchTasksResponse]
+    """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
+    Payloads and outputs are left out.
+    """
     ExplainTask: grpc.UnaryUnaryMultiCallable[scheduler_service_pb2.ExplainTaskRequest, scheduler_service_pb2.ExplainTaskResponse]
     """Explains why a task is where it is, agent by agent."""
     GetWorkload: grpc.UnaryUnaryMultiCallable[scheduler_service_pb2.GetWorkloadRequest, scheduler_service_pb2.GetWorkloadResponse]
@@ -73,6 +77,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Waits until a task has ended, or the time is over: then the task is returned as it is."""
     WatchTask: aio.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTaskRequest, scheduler_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """Follows one task until its end: its state now, then every change, its progress and its output."""
+    WatchTasks: aio.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTasksRequest, scheduler_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
+    Payloads and outputs are left out.
+    """
     ExplainTask: aio.UnaryUnaryMultiCallable[scheduler_service_pb2.ExplainTaskRequest, scheduler_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Explains why a task is where it is, agent by agent."""
     GetWorkload: aio.UnaryUnaryMultiCallable[scheduler_service_pb2.GetWorkloadRequest, scheduler_service_pb2.GetWorkloadResponse]  # type: ignore[assignment]
@@ -138,6 +146,16 @@ class SchedulerServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[scheduler_service_pb2.WatchTaskResponse], abc.AsyncIterator[scheduler_service_pb2.WatchTaskResponse]]:
         """Follows one task until its end: its state now, then every change, its progress and its output."""
+
+    @abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: scheduler_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[scheduler_service_pb2.WatchTasksResponse], abc.AsyncIterator[scheduler_service_pb2.WatchTasksResponse]]:
+        """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
+        Payloads and outputs are left out.
+        """
 
     @abc_1.abstractmethod
     def ExplainTask(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshd.domain.placement.matching import label_holds
-from meshd.domain.values import Agent, AgentType, Health, LabelCondition
+from meshd.domain.values import Agent, AgentType, Health, LabelCondition, Task, TaskState
 
 
 class AgentFilter(NamedTuple):
@@ -40,6 +40,23 @@ class AgentFilter(NamedTuple):
 
     def _begins(self, *texts: str) -> bool:
         return any(text.casefold().startswith(self.text_prefix) for text in texts)
+
+
+class TaskConditions(NamedTuple):
+    """Which tasks are meant."""
+
+    states: frozenset[TaskState] = frozenset()
+    task_type: str = ""
+    agent_id: str = ""
+    """Of the last attempt."""
+
+    def matches(self, task: Task) -> bool:
+        """Return whether a task meets every condition now."""
+        return (
+            (not self.states or task.state in self.states)
+            and (not self.task_type or task.spec.task_type == self.task_type)
+            and (not self.agent_id or task.agent_id == self.agent_id)
+        )
 
 
 def offered_slots(agent: Agent) -> int:

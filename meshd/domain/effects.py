@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from meshd.domain.frames import DownFrame
 from meshd.domain.records import Writes
-from meshd.domain.values import Task
+from meshd.domain.values import Agent, Task
 
 Ticket = object
 """Names a waiting caller; opaque here (the engine's future)."""
@@ -31,6 +31,8 @@ class Effects:
     """The engine's own: run after everything else was let out."""
     changed: list[Task] = field(default_factory=list)
     """Tasks with a durable change, for those who watch; the engine copies the watched ones at once."""
+    changed_agents: list[Agent] = field(default_factory=list)
+    """Agents that changed, once for each revision, for those who watch."""
     urgent: list[tuple[Stream, DownFrame]] = field(default_factory=list)
     progress: list[Task] = field(default_factory=list)
     """Tasks with new progress, for those who watch."""

@@ -89,7 +89,10 @@ class Namespace:
         self._timers: list[tuple[float, int, Timer, Task | Session | None, int]] = []
         self._timer_numbers = count()
         self._fence_numbers = count(1)
-        self._revisions = count(1)
+        self.agent_revision = 0
+        """Rises with every change of an agent."""
+        self.task_revision = 0
+        """Rises with every durable change of a task; the engine counts them once a turn."""
 
     # ---- time
 
@@ -162,8 +165,14 @@ class Namespace:
         agent.health = health
         agent.health_ms = now.wall_ms
         agent.health_cause = cause
-        agent.revision = next(self._revisions)
+        self.agent_changed(agent, out)
         out.count("health", health.name)
+
+    def agent_changed(self, agent: Agent, out: Effects) -> None:
+        """Note a change of an agent that others may see."""
+        self.agent_revision += 1
+        agent.revision = self.agent_revision
+        out.changed_agents.append(agent)
 
     def free_slot_changed(self, session: Session) -> None:
         """Note that a session's load changed."""

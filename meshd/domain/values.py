@@ -241,7 +241,7 @@ class EndedAttempt(NamedTuple):
     failure: Failure | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class AgentSpec:
     """What an agent says about itself, or an operator declared."""
 

@@ -19,6 +19,7 @@ import structlog
 
 from meshd.domain import commands as c
 from meshd.domain.access import Call
+from meshd.domain.discovery import AgentFilter, TaskConditions
 from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, GoAway, GoAwayReason
@@ -29,6 +30,7 @@ from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import (
+    Agent,
     NamespaceInfo,
     Now,
     OutcomeReason,
@@ -40,6 +42,7 @@ from meshd.engine import stages
 from meshd.engine.audit import AuditLog
 from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits
+from meshd.engine.feeds import Encoding, Position, Watch
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
 from meshd.engine.task_steps import steps_of
@@ -181,6 +184,34 @@ class Mesh:
             raise task_not_found(ns.name, task_id)
         return task
 
+    def watch_agents(
+        self, ns: Namespace, wanted: AgentFilter, after: Position | None, encoding: Encoding[Agent]
+    ) -> Watch[Agent]:
+        """Begin to watch a namespace's agents."""
+        return self.hub.agents.watch(
+            ns.name,
+            wanted,
+            after,
+            encoding,
+            ns.agents.values,
+            lambda: Position(ns.info.epoch, ns.agent_revision),
+            self.commits.settled,
+        )
+
+    def watch_tasks(
+        self, ns: Namespace, wanted: TaskConditions, after: Position | None, encoding: Encoding[Task]
+    ) -> Watch[Task]:
+        """Begin to watch a namespace's tasks."""
+        return self.hub.tasks.watch(
+            ns.name,
+            wanted,
+            after,
+            encoding,
+            ns.tasks.values,
+            lambda: Position(ns.info.epoch, ns.task_revision),
+            self.commits.settled,
+        )
+
     async def payload(self, key: int) -> bytes:
         """Return the encoded input of a task."""
         cached = self.payloads.get(key)
@@ -252,16 +283,24 @@ class Mesh:
             if isinstance(stream, AgentStream):
                 stream.push(frame)
         out.urgent.clear()
+        ns.task_revision += len(out.changed)
         if self.hub.active:
-            self._tell_watchers(out)
+            self._tell_watchers(ns, out)
         out.changed.clear()
+        out.changed_agents.clear()
         out.progress.clear()
         out.output.clear()
         if out.counts:
             _measure(self.observer, ns.name, out.counts)
             out.counts.clear()
 
-    def _tell_watchers(self, out: Effects) -> None:
+    def _tell_watchers(self, ns: Namespace, out: Effects) -> None:
+        for publish in (
+            self.hub.tasks.record(ns.name, out.changed, ns.task_revision),
+            self.hub.agents.record(ns.name, out.changed_agents, ns.agent_revision),
+        ):
+            if publish is not None:
+                out.callbacks.append(publish)
         for task in out.changed:
             if self.hub.watched(task.key):
                 out.callbacks.append(partial(self.hub.publish, task.key, copy(task)))

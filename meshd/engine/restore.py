@@ -38,6 +38,9 @@ def build(
     for agent in restored.agents:
         ns = namespaces[agent.namespace]
         ns.agents[agent.spec.agent_id] = agent
+        # A new epoch counts anew.
+        ns.agent_revision += 1
+        agent.revision = ns.agent_revision
         session = agent.session
         if session is not None:
             ns.sessions[session.session_id] = session

@@ -9,7 +9,8 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from meshd.domain.values import Task
+from meshd.domain.values import Agent, Task
+from meshd.engine.feeds import Feeds
 
 MAX_QUEUED = 1_024
 """Events a watcher may be behind; older output is dropped first, its ``seq`` shows the hole."""
@@ -63,10 +64,12 @@ class Watcher:
 
 
 class WatchHub:
-    """Who watches which task, by the task's key."""
+    """Who watches which task, by the task's key; and who watches all agents or tasks of a namespace."""
 
     def __init__(self) -> None:
         self._watchers: dict[int, set[Watcher]] = {}
+        self.agents: Feeds[Agent] = Feeds()
+        self.tasks: Feeds[Task] = Feeds()
 
     def add(self, key: int) -> Watcher:
         """Start watching."""
@@ -90,7 +93,7 @@ class WatchHub:
     @property
     def active(self) -> bool:
         """True when anybody watches anything."""
-        return bool(self._watchers)
+        return bool(self._watchers) or self.tasks.active or self.agents.active
 
     def watched(self, key: int) -> bool:
         """Return whether anybody watches the task."""

@@ -109,13 +109,16 @@ class Chain(grpc.aio.ServerInterceptor):
 
         # One message of a request is parsed here, after authentication; messages of a stream are parsed by gRPC.
         deserialize = parse if inner.request_streaming else None
+        serialize = (
+            _encoded_or(inner.response_serializer) if inner.response_streaming else inner.response_serializer
+        )
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[inner.request_streaming, inner.response_streaming]
-        return cast("grpc.RpcMethodHandler[Any, Any]", make(handle, deserialize, inner.response_serializer))
+        return cast("grpc.RpcMethodHandler[Any, Any]", make(handle, deserialize, serialize))
 
     async def _handle(
         self,
@@ -258,6 +261,15 @@ def _refusing_parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[by
             raise Refusal(Reason.INVALID_ARGUMENT, message) from None
 
     return parse
+
+
+def _encoded_or(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Let through what a stream encoded for many at once."""
+
+    def encoded(message: Any) -> bytes:
+        return message if serialize is None or type(message) is bytes else serialize(message)
+
+    return encoded
 
 
 def _code_name(context: Context) -> str:

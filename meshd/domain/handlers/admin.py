@@ -19,8 +19,9 @@ def declare(ns: Namespace, command: Declare, now: Now, out: Effects) -> None:
         agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, cause)
         ns.agents[agent_id] = agent
         ns.set_health(agent, Health.DECLARED, cause, now, out)
-    elif agent.session is None:
+    elif agent.session is None and agent.spec != command.spec:
         agent.spec = command.spec
+        ns.agent_changed(agent, out)
     out.writes.agents[ns.name, agent_id] = agent
     out.replies.append((command.ticket, Declared(agent, created)))
 

@@ -304,7 +304,9 @@ def _recover(ns: Namespace, session: Session, cause: str, now: Now, out: Effects
 
 def _set_slots(ns: Namespace, session: Session, slots: int, now: Now, out: Effects) -> None:
     ns.pools.remove(session)
-    session.slots = slots
+    if session.slots != slots:
+        session.slots = slots
+        ns.agent_changed(session.agent, out)
     _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
 
 

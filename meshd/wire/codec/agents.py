@@ -39,14 +39,21 @@ def spec_from(message: agent_pb2.AgentSpec) -> AgentSpec:
 
 
 def filter_from(message: registry_service_pb2.ListAgentsRequest) -> AgentFilter:
-    """Check and convert the conditions of a request. Raises Refusal."""
+    """Check and convert the conditions of a list. Raises Refusal."""
+    least = int(validate.number(message.min_free_slots, 0, MAX_SLOTS, "min_free_slots"))
+    return conditions_from(message)._replace(min_free_slots=least)
+
+
+def conditions_from(
+    message: registry_service_pb2.ListAgentsRequest | registry_service_pb2.WatchAgentsRequest,
+) -> AgentFilter:
+    """Check and convert the conditions that lists and watches share. Raises Refusal."""
     return AgentFilter(
         type=enum(AgentType, message.type, "type") if message.type else None,
         capabilities=validate.capabilities(message.capabilities, MAX_REQUIRED, "capabilities"),
         any_capabilities=validate.capabilities(message.any_capabilities, MAX_REQUIRED, "any_capabilities"),
         labels=label_conditions(message.labels, "labels"),
         health=frozenset(enum(Health, health, "health") for health in message.health),
-        min_free_slots=int(validate.number(message.min_free_slots, 0, MAX_SLOTS, "min_free_slots")),
         text_prefix=validate.text(message.text_prefix, MAX_PREFIX_BYTES, "text_prefix").casefold(),
     )
 

@@ -25,6 +25,7 @@ from meshd.engine.selection import select, until_idle
 from meshd.wire import page_token, validate
 from meshd.wire.codec import agents as codec
 from meshd.wire.codec import drains as drain_codec
+from meshd.wire.codec import watches
 from meshd.wire.codec.frames import limits
 from meshd.wire.codec.values import duration, timestamp
 from meshd.wire.context import current_call
@@ -142,6 +143,16 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             response.next_page_token = page_token.encode("agents", conditions, first[len(page) - 1][0])
         await self._mesh.commits.settled()
         return response
+
+    async def WatchAgents(  # type: ignore[override]  # parts of messages go out as they were encoded
+        self, request: pb.WatchAgentsRequest, context: Any
+    ) -> AsyncIterator[bytes]:
+        """Follow agents."""
+        ns = one_namespace(self._mesh, current_call())
+        wanted, after = codec.conditions_from(request), watches.position_from(request)
+        with self._mesh.watch_agents(ns, wanted, after, watches.AgentChanges(ns.info.epoch)) as watch:
+            while True:
+                yield await watch.next()
 
     async def Heartbeat(  # type: ignore[override]  # grpc.aio also takes a coroutine that writes by itself
         self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: Any

@@ -24,6 +24,7 @@ from meshd.engine.watch import OutputPiece, ProgressNote
 from meshd.ports.store import TaskFilter
 from meshd.wire import page_token, validate
 from meshd.wire.codec import tasks as codec
+from meshd.wire.codec import watches
 from meshd.wire.codec.values import enum
 from meshd.wire.context import current_call
 from meshd.wire.fitting import fitting
@@ -183,6 +184,16 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
                     yield pb.WatchTaskResponse(task=await self._shown(event, view))
         finally:
             self._mesh.hub.remove(task.key, watcher)
+
+    async def WatchTasks(  # type: ignore[override]  # parts of messages go out as they were encoded
+        self, request: pb.WatchTasksRequest, context: Any
+    ) -> AsyncIterator[bytes]:
+        """Follow the tasks of a namespace."""
+        ns = one_namespace(self._mesh, current_call())
+        wanted, after = watches.tasks_wanted(request), watches.position_from(request)
+        with self._mesh.watch_tasks(ns, wanted, after, watches.TaskChanges(ns.info.epoch)) as watch:
+            while True:
+                yield await watch.next()
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Any) -> pb.ExplainTaskResponse:
         """Explain why a task is where it is."""
