@@ -71,7 +71,9 @@ class MeshError(Exception):
 
     def __str__(self) -> str:
         details = "; ".join(
-            f"{item.field}: {item.description}" for item in self.fields if item.field not in self.message
+            item.field if item.description == self.message else f"{item.field}: {item.description}"
+            for item in self.fields
+            if item.field not in self.message
         )
         return f"{self.message} ({details})" if details else self.message
 

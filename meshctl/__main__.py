@@ -13,7 +13,10 @@ def main() -> int:
             "next:  run this in the checkout:  pip install '.[meshctl]'\n"
         )
         return 2
-    from meshctl.app import run
+    try:
+        from meshctl.app import run
+    except KeyboardInterrupt:
+        return 130
 
     return run()
 

@@ -88,6 +88,8 @@ def cli(ctx: click.Context, /, **connection: str | bool | None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code; failures take two lines on standard error."""
+    # gRPC's core writes lines of its own about what is told in those two; set it to see them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         outcome = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()

@@ -6,7 +6,7 @@ Rule: decisions are made by the error's class and reason, never by its text.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import socket
 
 import click
 
@@ -68,10 +68,10 @@ def problem_of(error: errors.MeshError, target: Target, profile: str = "") -> Pr
 
 
 def _next_step(error: errors.MeshError) -> str:
-    if error.retry_after_s is not None:
-        return f"run the command again in {error.retry_after_s:.1f} s"
     if error.reason in _NEXT_STEPS:
         return _NEXT_STEPS[error.reason]
+    if error.retry_after_s is not None:
+        return f"run the command again in {error.retry_after_s:.1f} s"
     if isinstance(error, errors.InternalError):
         return "look for it in meshd's log, and report it"
     context = click.get_current_context(silent=True)
@@ -86,11 +86,18 @@ def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
             ExitCode.UNREACHABLE,
         )
     path = target.address.removeprefix("unix:")
-    if target.is_socket and Path(path).exists() and not os.access(path, os.R_OK | os.W_OK):
+    if target.is_socket and _may_not_use(path):
         return Problem(
             f"you may not use the operator socket {path}",
             "join the group that owns it, or use a token: --address 127.0.0.1:7600 and AGENTMESH_TOKEN",
             ExitCode.NOT_ALLOWED,
+        )
+    host = target.address.rpartition(":")[0].strip("[]")
+    if not target.is_socket and not _resolves(host):
+        return Problem(
+            f"the name {host} does not resolve",
+            "check how it is written and this host's DNS, or use an IP address: --address 10.0.0.7:7600",
+            ExitCode.UNREACHABLE,
         )
     if target.uses_tls:
         return Problem(
@@ -103,3 +110,22 @@ def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
         "start one here: meshd   or name another: --address unix:/path or host:port",
         ExitCode.UNREACHABLE,
     )
+
+
+def _may_not_use(path: str) -> bool:
+    """True when it is permission that is missing, for the socket or on the way to it."""
+    try:
+        os.stat(path)  # noqa: PTH116 - Path hides on some Pythons what is asked here
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK | os.W_OK)
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 PRIORITY_WORDS = {"low": 2, "normal": 5, "high": 7, "critical": 9}
 
+_JSON = "application/json"
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 # protobuf's Duration ends at about 10,000 years.
@@ -75,7 +76,7 @@ def read_payload(text: str, stdin: BinaryIO, max_bytes: int) -> PayloadContent:
     """Reads a payload: the text itself, `@FILE`, or `-` for standard input.
 
     Text and standard input are application/json when they parse as JSON, else text/plain or, when they are
-    not UTF-8, application/octet-stream. A file's type follows from its name.
+    not UTF-8, application/octet-stream. A file's type follows from its name, and one called .json must be JSON.
     """
     if text == "-":
         content = _limited(stdin, "standard input", max_bytes)
@@ -87,7 +88,10 @@ def read_payload(text: str, stdin: BinaryIO, max_bytes: int) -> PayloadContent:
                 content = _limited(file, str(path), max_bytes)
         except OSError as error:
             raise ValueError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-        return PayloadContent(content, mimetypes.guess_type(path.name)[0] or "application/octet-stream")
+        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        if media_type == _JSON:
+            _require_json(content, str(path))
+        return PayloadContent(content, media_type)
     content = text.encode("utf-8", "surrogateescape")
     if len(content) > max_bytes:
         raise ValueError(_too_large("the payload", max_bytes))
@@ -111,10 +115,29 @@ def _media_type_of(content: bytes) -> str:
     except UnicodeDecodeError:
         return "application/octet-stream"
     try:
-        json.loads(text, parse_constant=_refuse_constant)
+        _parse_json(text)
     except (ValueError, RecursionError):
         return "text/plain"
-    return "application/json"
+    return _JSON
+
+
+def looks_like_json(content: PayloadContent) -> bool:
+    """True for text that opens like a JSON object or list and is none: the shell may have taken its quotes."""
+    return content.media_type == "text/plain" and content.content.lstrip()[:1] in (b"{", b"[")
+
+
+def _require_json(content: bytes, name: str) -> None:
+    try:
+        _parse_json(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        where = (
+            f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        )
+        raise ValueError(f"{name} is not JSON{where and f' ({where})'}, as its name says it is") from None
+
+
+def _parse_json(text: str) -> None:
+    json.loads(text, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> None:

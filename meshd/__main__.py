@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _do(line: CommandLine) -> int:
+    # gRPC's core writes lines of its own about what is told in meshd's words; set it to see them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported only here, so that --help and errors in the settings need none of the daemon's packages.
     try:
         if not line.command:

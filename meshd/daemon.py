@@ -303,11 +303,11 @@ def _report_incident(incident_id: str, method: str, error: BaseException) -> Non
 
 @contextmanager
 def _start_errors() -> Iterator[None]:
-    """Turn what a bad environment causes into StartError; these messages name the next step themselves."""
+    """Turn what a bad environment causes into StartError."""
     try:
         yield
     except (StorageError, KeyFileError) as error:
-        raise StartError(str(error), "") from None
+        raise StartError.because_of(error) from None
 
 
 def _ended_aside(storage_failed: Callable[[StorageError], None], task: asyncio.Task[None]) -> None:

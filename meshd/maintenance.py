@@ -32,7 +32,7 @@ def backup(data_dir: str, file: str) -> str:
     try:
         contents = back_up(Path(data_dir), Path(file))
     except StorageError as error:
-        raise StartError(str(error), "") from None
+        raise StartError.because_of(error) from None
     return f"backup {file}: {_told(contents)}; made in {time.monotonic() - start:.1f} s"
 
 
@@ -46,7 +46,7 @@ def restore(data_dir: str, file: str, *, replace: bool) -> str:
         finally:
             lock.release()
     except StorageError as error:
-        raise StartError(str(error), "") from None
+        raise StartError.because_of(error) from None
 
 
 def _restore(directory: Path, file: Path, contents: Contents, *, replace: bool) -> str:

@@ -10,6 +10,9 @@ from agentmesh.v1 import auth_service_pb2
 from meshctl import namespaces, options, output, words
 from meshctl.problems import usage
 
+# Less is the way of the answer and the rounding of the token's end.
+_CLOCKS_APART = datetime.timedelta(minutes=1)
+
 
 @click.command()
 @click.option("--agent-id", metavar="ID", default="", help="The agent that shall hold the token.")
@@ -73,3 +76,10 @@ def auth(
         f"Token of {holder}, good until {output.clock_of(issued.token.expire_time)}; take it away with  "
         f"meshctl token revoke {revocation or f'--family {issued.token.family}'}"
     )
+    apart = output.moment(issued.token.expire_time) - ttl - datetime.datetime.now(datetime.UTC)
+    if abs(apart) > _CLOCKS_APART:
+        minutes = round(abs(apart).total_seconds() / 60)
+        side = "ahead of" if apart > datetime.timedelta() else "behind"
+        output.note(
+            f"meshd's clock is {output.length_of(60 * minutes)} {side} this host's; its own decides when the token ends."
+        )

@@ -107,8 +107,13 @@ def execute(invocation: options.Invocation, namespace: str | None, no_wait: bool
 def _submit(
     mesh: Mesh, request: scheduler_service_pb2.SubmitTaskRequest
 ) -> scheduler_service_pb2.SubmitTaskResponse:
+    again = f"run it again with --task-id {request.spec.task_id}: that never runs it twice"
     try:
         return mesh.call(mesh.scheduler.SubmitTask, request)
+    except KeyboardInterrupt:
+        raise Problem(
+            "interrupted while submitting: the task may have been taken", again, ExitCode.INTERRUPTED
+        ) from None
     except Problem as problem:
         if problem.reason == "TASK_EXISTS":
             task_id, name = request.spec.task_id, request.namespace
@@ -120,8 +125,7 @@ def _submit(
             ) from None
         if problem.code == ExitCode.UNREACHABLE and not problem.reason:
             # The answer may have been lost behind a durable submit.
-            repeat = f"run it again with --task-id {request.spec.task_id}: that never runs it twice"
-            raise Problem(problem.what, repeat, problem.code, problem.reason) from None
+            raise Problem(problem.what, again, problem.code, problem.reason) from None
         raise
 
 
@@ -208,7 +212,9 @@ def _payload(text: str | None) -> payload_pb2.Payload | None:
     if text is None:
         return None
     try:
-        content, media_type = values.read_payload(text, sys.stdin.buffer, MAX_INLINE_BYTES)
+        payload = values.read_payload(text, sys.stdin.buffer, MAX_INLINE_BYTES)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--payload'") from None
-    return payload_pb2.Payload(inline=content, media_type=media_type)
+    if values.looks_like_json(payload):
+        output.note("The payload is not JSON and is sent as text; quote JSON for the shell: '{\"data\": 1}'")
+    return payload_pb2.Payload(inline=payload.content, media_type=payload.media_type)

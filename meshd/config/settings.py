@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 DAY_MS = 24 * 3_600_000
 
@@ -23,6 +23,12 @@ class StartError(Exception):
         super().__init__(f"{what}\n{next_step}")
         self.what = what
         self.next_step = next_step
+
+    @classmethod
+    def because_of(cls, error: Exception) -> Self:
+        """Return what an error says that names its next step after the first semicolon."""
+        what, _, next_step = str(error).partition("; ")
+        return cls(what, next_step)
 
 
 class SettingsError(StartError):

@@ -12,12 +12,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from meshd.config.settings import Settings, SettingsError
 
 SYSTEM_FILE = Path("/etc/meshd/meshd.toml")
 ENVIRONMENT_PREFIX = "MESHD_"
+OTHER_FLAGS = ("--help", "--config", "--replace")
 
 # Kubernetes puts these into every container beside a Service named meshd; they are no settings.
 SERVICE_LINKS = re.compile(
@@ -43,9 +44,9 @@ class CommandLine(NamedTuple):
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> CommandLine:
     """Read the command line and the settings from all four sources.
 
-    Raises SettingsError; ``--help`` and misuse of flags raise SystemExit as argparse does.
+    Raises SettingsError; ``--help`` raises SystemExit as argparse does.
     """
-    flags = vars(parser().parse_args(arguments))
+    flags = vars(_parse(arguments))
     command, file = flags.pop("command") or "", flags.pop("file", "")
     replace = flags.pop("replace", False)
     named = flags.pop("config") or environment.get(environment_name("config"), "")
@@ -58,18 +59,36 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> CommandLin
     values |= _from_environment(environment)
     known = _known()
     values |= {
-        name: value
-        if isinstance(value, bool)
-        else _from_text(known[name], value, "--" + name.replace("_", "-"))
+        name: value if isinstance(value, bool) else _from_text(known[name], value, _flag(name))
         for name, value in flags.items()
         if value is not None
     }
     return CommandLine(Settings(**values), command, file, replace)
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(arguments)
+    except SettingsError:
+        # argparse may trip over an unknown flag's value first, so the flags are looked at once more.
+        valid = [_flag(name) for name in _known()]
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and flag.replace("--no-", "--", 1) not in {*valid, *OTHER_FLAGS}:
+                raise _unknown(flag, "on the command line", valid) from None
+        raise
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what was typed wrong as every other mistake in a setting is told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message, "meshd --help lists them all")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of meshd's command line: one flag a setting."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="meshd",
         description="The daemon of Agent Mesh. It needs no command and no setting at all.",
         epilog="Each setting can be given as flag, as environment variable MESHD_<NAME> or as <name> in the TOML "
@@ -84,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         group = known.metadata["group"]
         if group not in groups:
             groups[group] = made.add_argument_group(group)
-        flag = "--" + name.replace("_", "-")
+        flag = _flag(name)
         text = describe(known).replace("%", "%%")
         if known.type == "bool":
             groups[group].add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -142,6 +161,10 @@ def _shown_default(known: Field[Any]) -> str:
     return str(known.default) or '""'
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _known() -> dict[str, Field[Any]]:
     return {known.name: known for known in fields(Settings)}
 
@@ -160,7 +183,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     known = _known()
     for name, value in content.items():
         if name not in known:
-            raise _unknown(name, str(path), list(known))
+            raise _unknown(name, f"in {path}", list(known))
         _check_type(known[name], value, str(path))
     return content
 
@@ -175,7 +198,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name not in known or variable != environment_name(name):
-            raise _unknown(variable, "the environment", [environment_name(each) for each in known])
+            raise _unknown(variable, "in the environment", [environment_name(each) for each in known])
         values[name] = _from_text(known[name], text, variable)
     return values
 
@@ -183,7 +206,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def _unknown(name: str, where: str, valid: list[str]) -> SettingsError:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return SettingsError(
-        f'unknown setting "{name}" in {where}',
+        f'unknown setting "{name}" {where}',
         f'did you mean "{near[0]}"?' if near else "meshd --help lists them all",
     )
 

@@ -53,7 +53,9 @@ def load_signing_key(directory: Path) -> SigningKey:
         private_key = load_pem_private_key(path.read_bytes(), password=None)
         create_ms = int(path.stat().st_mtime * 1_000)
     except OSError as error:
-        raise KeyFileError(f"the signing key {path} cannot be used: {error.strerror}") from error
+        raise KeyFileError(
+            f"the signing key {path} cannot be used: {error.strerror}; see to its disk and permissions"
+        ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm):
         message = f"{path} holds no unencrypted PEM key; restore it, or remove it to make a new one (all tokens end)"
         raise KeyFileError(message) from None

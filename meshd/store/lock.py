@@ -32,8 +32,15 @@ class DirectoryLock:
             raise StorageError(
                 f"another meshd (pid {holder}) uses {directory}; stop it, or name another data directory (--data-dir)"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            os.close(self._file)
+            raise StorageError(
+                f"the data directory {directory} cannot be written ({error.strerror}); free space on its disk, or name"
+                " another (--data-dir)"
+            ) from error
 
     def release(self) -> None:
         """Give it back; a second call changes nothing."""

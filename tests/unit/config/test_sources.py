@@ -97,8 +97,13 @@ def test_what_kubernetes_adds_for_a_service_named_meshd_is_no_setting() -> None:
     assert load([], links).settings == Settings()
 
 
-def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
         load(["--lease-ttl", "1"], {})
-    assert caught.value.code == 2
-    assert "--lease-ttl" in capsys.readouterr().err
+    assert caught.value.what == 'unknown setting "--lease-ttl" on the command line'
+    assert caught.value.next_step == 'did you mean "--lease-ttl-ms"?'
+
+
+def test_a_flag_without_its_value_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--listen: expected one argument"):
+        load(["--listen"], {})

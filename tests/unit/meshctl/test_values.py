@@ -64,7 +64,7 @@ def test_lists_and_labels() -> None:
             values.parse_labels([text])
 
 
-def payload(text: str, stdin: bytes = b"") -> tuple[bytes, str]:
+def payload(text: str, stdin: bytes = b"") -> values.PayloadContent:
     """Reads a payload with `stdin` as standard input."""
     return values.read_payload(text, io.BytesIO(stdin), MAX_BYTES)
 
@@ -107,3 +107,20 @@ def test_too_large_and_unreadable_payloads(tmp_path: Path) -> None:
             payload(text, b"z" * (MAX_BYTES + 1))
     with pytest.raises(ValueError, match="cannot read"):
         payload(f"@{tmp_path}")
+
+
+def test_a_file_called_json_must_be_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"data": example}')
+    with pytest.raises(ValueError, match=r"a\.json is not JSON \(line 1, column 10\)"):
+        payload(f"@{tmp_path / 'a.json'}")
+    (tmp_path / "b.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"b\.json is not JSON, as its name says"):
+        payload(f"@{tmp_path / 'b.json'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [("{data: 1}", True), (" [1,", True), ('{"data": 1}', False), ("plain", False), ("", False)],
+)
+def test_text_that_lost_its_quotes_is_told_from_other_text(text: str, looks: bool) -> None:
+    assert values.looks_like_json(payload(text)) is looks

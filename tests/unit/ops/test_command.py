@@ -109,9 +109,9 @@ def lay_down(database: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("newer", r"has revision 9999, this meshd knows up to \d{4}; run the newer meshd"),
-        ("damaged", "is damaged: .*; keep a copy of it and restore the newest backup"),
-        ("foreign", "was not made by meshd; name a data directory"),
+        ("newer", r"has revision 9999, this meshd knows up to \d{4}\n  next: run the newer meshd"),
+        ("damaged", r"is damaged: .*\n  next: keep a copy of it and restore the newest backup"),
+        ("foreign", r"was not made by meshd\n  next: name a data directory"),
     ],
 )
 def test_a_database_it_cannot_use_is_told_and_left_as_it_is(tmp_path: Path, how: str, words: str) -> None:
@@ -121,8 +121,7 @@ def test_a_database_it_cannot_use_is_told_and_left_as_it_is(tmp_path: Path, how:
     backing_up = meshd("backup", str(tmp_path / "b.db"), "--data-dir", str(tmp_path / "data"))
     for done in (serving, backing_up):
         assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
-        assert re.search(words, line)
+        assert re.fullmatch(f"meshd: .*{words}.*\n", done.stderr)
     assert not (tmp_path / "b.db").exists()
     if how == "damaged":
         assert database.read_bytes() == b"rubbish" * 1_000
@@ -132,7 +131,9 @@ def test_backup_and_restore_from_the_shell(tmp_path: Path) -> None:
     data, file = str(tmp_path / "data"), str(tmp_path / "b.db")
     missing = meshd("backup", file, "--data-dir", data)
     assert missing.returncode == 2
-    assert f"{data} holds no database of a mesh; name the data directory (--data-dir)" in missing.stderr
+    assert (
+        f"{data} holds no database of a mesh\n  next: name the data directory (--data-dir)" in missing.stderr
+    )
     with closing(SqliteStore(Path(data))) as store:
         store.load()
         done = meshd("--data-dir", data, "backup", file)
