@@ -7,7 +7,6 @@ the end: new calls are refused, agents are sent away, what is pending becomes du
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import threading
 import time
@@ -44,7 +43,7 @@ from meshd.engine.known_tasks import KnownTasks
 from meshd.engine.mesh import Mesh
 from meshd.engine.retention import delete_old_tasks
 from meshd.engine.submission import Submission
-from meshd.ops import event_loop, logging, process, sd_notify, task_log, tls, tracing
+from meshd.ops import event_loop, garbage, logging, process, sd_notify, task_log, tls, tracing
 from meshd.ops.http_port import HttpPort
 from meshd.ops.metrics import Metrics
 from meshd.ops.pages import pages
@@ -143,14 +142,16 @@ async def _serve(
         del restored
     readiness.listen(parts.health.set_serving)
     async with _listening(settings, parts, metrics, readiness, certificate) as addresses:
-        # What lives now lives long: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        garbage.begin()
         process.on_stop_signal(partial(_resolve, ended, STOPPED))
         retention_ms = settings.retention_days * 24 * 3_600_000
         aside = [
             asyncio.create_task(work)
-            for work in (delete_old_tasks(store, parts.mesh.commits, retention_ms), parts.known.learn())
+            for work in (
+                delete_old_tasks(store, parts.mesh.commits, retention_ms),
+                parts.known.learn(),
+                garbage.collect_all_forever(),
+            )
         ]
         for task in aside:
             task.add_done_callback(partial(_ended_aside, storage_failed))

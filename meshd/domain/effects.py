@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from meshd.domain.frames import DownFrame
 from meshd.domain.records import Writes
-from meshd.domain.values import Agent, Task
+from meshd.domain.values import Agent, OutcomeReason, Task, TaskState
 
 Ticket = object
 """Names a waiting caller; opaque here (the engine's future)."""
@@ -38,8 +38,10 @@ class Effects:
     """Tasks with new progress, for those who watch."""
     output: list[tuple[Task, int, bytes]] = field(default_factory=list)
     """(task, seq, chunk) of output, for those who watch."""
+    ended: dict[tuple[TaskState, OutcomeReason], int] = field(default_factory=dict)
+    """How many tasks ended, and how."""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    """What to measure: (what, detail) -> how many."""
+    """What else to measure: (what, detail) -> how many."""
 
     def count(self, what: str, detail: str = "", by: int = 1) -> None:
         """Note something to measure."""

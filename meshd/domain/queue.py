@@ -19,11 +19,13 @@ PRIORITIES = 10
 class TaskQueue:
     """Queued tasks of one requirement set."""
 
-    __slots__ = ("_fresh", "_returned", "size")
+    __slots__ = ("_fresh", "_returned", "_top", "size")
 
     def __init__(self) -> None:
         self._fresh: list[deque[Task]] = [deque() for _ in range(PRIORITIES)]
         self._returned: list[list[tuple[int, Task]]] = [[] for _ in range(PRIORITIES)]
+        self._top = 0
+        """No priority above this one has entries."""
         self.size = 0
         """Tasks in here that are QUEUED."""
 
@@ -36,6 +38,7 @@ class TaskQueue:
             fresh.append(task)
         else:
             heapq.heappush(self._returned[priority], (task.key, task))
+        self._top = max(self._top, priority)
         self.size += 1
 
     def removed(self) -> None:
@@ -47,26 +50,24 @@ class TaskQueue:
         if self.size == 0:
             self._drop_stale()
             return None
-        for priority in range(PRIORITIES - 1, -1, -1):
-            task = self._head_of(priority)
-            if task is not None:
-                return task
-        return None
+        task = self._head_of(self._top)
+        while task is None and self._top:
+            self._top -= 1
+            task = self._head_of(self._top)
+        return task
 
     def pop(self) -> Task:
-        """Take the task that ``head`` returned."""
-        for priority in range(PRIORITIES - 1, -1, -1):
-            task = self._head_of(priority)
-            if task is None:
-                continue
-            fresh, returned = self._fresh[priority], self._returned[priority]
-            if fresh and fresh[0] is task:
-                fresh.popleft()
-            else:
-                heapq.heappop(returned)
-            self.size -= 1
-            return task
-        raise IndexError("pop from an empty queue")
+        """Take the task that ``head`` returns."""
+        task = self.head()
+        if task is None:
+            raise IndexError("pop from an empty queue")
+        fresh = self._fresh[self._top]
+        if fresh and fresh[0] is task:
+            fresh.popleft()
+        else:
+            heapq.heappop(self._returned[self._top])
+        self.size -= 1
+        return task
 
     def before(self, task: Task) -> int:
         """Return how many queued tasks go before this one. Linear: for explanations only."""
@@ -97,3 +98,4 @@ class TaskQueue:
             fresh.clear()
         for returned in self._returned:
             returned.clear()
+        self._top = 0

@@ -6,25 +6,25 @@ a bug of the mesh, never of a caller.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum, auto
 
 from meshd.domain.values import Task, TaskState
 
 
-class Event(Enum):
-    """What can happen to a task."""
+class Event(IntEnum):
+    """What can happen to a task. Numbers, because the table is asked three times a task."""
 
-    ASSIGN = "assign"
-    ACCEPT = "accept"
-    RETURN = "return"
+    ASSIGN = auto()
+    ACCEPT = auto()
+    RETURN = auto()
     """The attempt ended at no fault of the task: declined, not accepted, agent lost or gone."""
-    BACKOFF = "backoff"
+    BACKOFF = auto()
     """The attempt failed and another one is due later."""
-    READY = "ready"
-    SUCCEED = "succeed"
-    FAIL = "fail"
-    CANCEL = "cancel"
-    EXPIRE = "expire"
+    READY = auto()
+    SUCCEED = auto()
+    FAIL = auto()
+    CANCEL = auto()
+    EXPIRE = auto()
 
 
 _W, _Q, _A, _R = (
@@ -65,5 +65,7 @@ def advance(task: Task, event: Event) -> None:
     """Move a task along the table. Raises IllegalTransitionError."""
     target = TABLE.get((task.state, event))
     if target is None:
-        raise IllegalTransitionError(f"task {task.spec.task_id} is {task.state.name}: cannot {event.value}")
+        raise IllegalTransitionError(
+            f"task {task.spec.task_id} is {task.state.name}: cannot {event.name.lower()}"
+        )
     task.state = target

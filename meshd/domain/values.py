@@ -229,7 +229,7 @@ _task_values = attrgetter(*(each.name for each in fields(Task)))
 
 
 class EndedAttempt(NamedTuple):
-    """An attempt that is over: one row of the table ``attempts``."""
+    """An attempt that ended without success: one row of the table ``attempts``."""
 
     task_key: int
     number: int

@@ -33,10 +33,8 @@ from meshd.domain.values import (
     Agent,
     NamespaceInfo,
     Now,
-    OutcomeReason,
     Session,
     Task,
-    TaskState,
 )
 from meshd.engine import stages
 from meshd.engine.audit import AuditLog
@@ -290,6 +288,9 @@ class Mesh:
         out.changed_agents.clear()
         out.progress.clear()
         out.output.clear()
+        for (state, outcome), count in out.ended.items():
+            self.observer.ended(ns.name, state, outcome, count)
+        out.ended.clear()
         if out.counts:
             _measure(self.observer, ns.name, out.counts)
             out.counts.clear()
@@ -417,9 +418,6 @@ def _measure(observer: Observer, namespace: str, counts: dict[tuple[str, str], i
             observer.submitted(namespace, count)
         elif what == "assigned":
             observer.assigned(namespace, count)
-        elif what == "ended":
-            state, outcome = detail.split("/")
-            observer.ended(namespace, TaskState[state], OutcomeReason[outcome], count)
         elif what == "lost":
             observer.lost(namespace, detail, count)
         elif what in ("declined", "unaccepted"):

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 from meshd.domain.records import Writes
 from meshd.domain.values import AttemptState, Task, TaskState
 from meshd.ports.observer import Observer, Stage
 
-REPORTED = (AttemptState.SUCCEEDED, AttemptState.FAILED)
 HANDED_OUT = (AttemptState.ASSIGNED, AttemptState.RUNNING)
 
 Durations = Iterable[tuple[str, int]]
@@ -23,11 +21,10 @@ Durations = Iterable[tuple[str, int]]
 
 def taken(writes: Writes, observer: Observer) -> None:
     """Measure what a batch says of its tasks; called when it is closed, before they change again."""
-    _hand_over(
-        Stage.ASSIGNED, _assigned(chain(writes.new_tasks.values(), writes.changed_tasks.values())), observer
-    )
-    if writes.attempts:
-        reported = _reported(writes)
+    batch = [*writes.new_tasks.values(), *writes.changed_tasks.values()]
+    _hand_over(Stage.ASSIGNED, _assigned(batch), observer)
+    reported = _reported(batch, writes)
+    if reported:
         # A report may come without an Accept before it.
         accepted = [(task, end_ms) for task, end_ms in reported if task.accept_ms]
         _hand_over(Stage.ACCEPTED, ((t.namespace, t.accept_ms - t.assign_ms) for t, _ in accepted), observer)
@@ -50,16 +47,19 @@ def _assigned(tasks: Iterable[Task]) -> Iterator[tuple[str, int]]:
             yield task.namespace, task.assign_ms - task.submit_ms
 
 
-def _reported(writes: Writes) -> list[tuple[Task, int]]:
+def _reported(batch: list[Task], writes: Writes) -> list[tuple[Task, int]]:
     """Return the tasks whose present attempt ended with a report, and when it did."""
-    changed = writes.changed_tasks
-    return [
-        (task, ended.end_ms)
-        for ended in writes.attempts
-        if ended.state in REPORTED
-        and (task := changed.get(ended.task_key)) is not None
-        and task.attempt == ended.number
-    ]
+    reported = [(task, task.end_ms) for task in batch if task.state is TaskState.SUCCEEDED]
+    if writes.attempts:
+        changed = writes.changed_tasks
+        reported += [
+            (task, ended.end_ms)
+            for ended in writes.attempts
+            if ended.state is AttemptState.FAILED
+            and (task := changed.get(ended.task_key)) is not None
+            and task.attempt == ended.number
+        ]
+    return reported
 
 
 def _hand_over(stage: Stage, durations: Durations, observer: Observer) -> None:

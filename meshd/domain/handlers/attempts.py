@@ -90,21 +90,14 @@ def accepted(ns: Namespace, task: Task, now: Now) -> None:
         )
 
 
-def end_attempt(
-    task: Task,
-    state: AttemptState,
-    now: Now,
-    out: Effects,
-    failure: Failure | None = None,
-) -> None:
-    """Record the end of the present attempt; the caller has taken it from its session."""
-    task.attempt_state = state
+def record_attempt(task: Task, now: Now, out: Effects, failure: Failure | None = None) -> None:
+    """Record the attempt that just ended; one that succeeded needs none, it is part of its task's own row."""
     out.writes.attempts.append(
         EndedAttempt(
             task.key,
             task.attempt,
             task.agent_id,
-            state,
+            task.attempt_state,
             task.fence_number,
             task.assign_ms,
             now.wall_ms,
@@ -135,11 +128,14 @@ def finish(
     task.next_attempt_ms = 0
     ns.archive(task)
     changed(task, out)
-    out.count("ended", f"{task.state.name}/{outcome.name}")
+    how = task.state, outcome
+    out.ended[how] = out.ended.get(how, 0) + 1
 
 
-def requeue(ns: Namespace, task: Task, out: Effects) -> None:
-    """Put a task whose attempt ended at no fault of its own back to its place in the queue."""
+def requeue(ns: Namespace, task: Task, state: AttemptState, now: Now, out: Effects) -> None:
+    """Put a task whose attempt ended, in ``state``, at no fault of its own back to its place in the queue."""
+    task.attempt_state = state
+    record_attempt(task, now, out)
     advance(task, Event.RETURN)
     changed(task, out)
     ns.enqueue(task)
@@ -154,7 +150,8 @@ def fail(
     out: Effects,
 ) -> None:
     """Record a failed attempt: try again later, or end the task with ``exhausted``."""
-    end_attempt(task, AttemptState.FAILED, now, out, failure)
+    task.attempt_state = AttemptState.FAILED
+    record_attempt(task, now, out, failure)
     task.failure = failure
     task.failures += 1
     task.cancel_cause = OutcomeReason.NONE
@@ -180,10 +177,10 @@ def conclude_stop(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
         return
     if cause is OutcomeReason.NONE:
         # Handed over: the task goes on elsewhere.
-        end_attempt(task, AttemptState.RETURNED, now, out)
-        requeue(ns, task, out)
+        requeue(ns, task, AttemptState.RETURNED, now, out)
         return
-    end_attempt(task, AttemptState.CANCELLED, now, out)
+    task.attempt_state = AttemptState.CANCELLED
+    record_attempt(task, now, out)
     event = Event.EXPIRE if cause is OutcomeReason.TIMEOUT else Event.CANCEL
     finish(ns, task, event, cause, now, out)
 
@@ -208,10 +205,11 @@ def lose(ns: Namespace, session: Session, now: Now, out: Effects, *, by_death: b
             conclude_stop(ns, task, now, out)
             continue
         counts = by_death and task.attempt_state is AttemptState.RUNNING
-        end_attempt(task, AttemptState.LOST, now, out)
         task.losses += counts
         if counts and task.losses >= task.spec.max_losses:
+            task.attempt_state = AttemptState.LOST
+            record_attempt(task, now, out)
             task.failure = Failure("AgentLost", f"{task.losses} agents died while running it", False)
             finish(ns, task, Event.FAIL, OutcomeReason.POISON, now, out)
         else:
-            requeue(ns, task, out)
+            requeue(ns, task, AttemptState.LOST, now, out)

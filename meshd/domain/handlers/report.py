@@ -9,7 +9,6 @@ from meshd.domain.effects import Effects
 from meshd.domain.handlers.attempts import (
     accepted,
     conclude_stop,
-    end_attempt,
     fail,
     finish,
     release,
@@ -43,8 +42,7 @@ def _decline(
         task.declined = {}
     task.declined[task.agent_id] = now.mono + pause_s
     ns.arm(now.mono + pause_s, Timer.DISPATCH)
-    end_attempt(task, AttemptState.RETURNED, now, out)
-    requeue(ns, task, out)
+    requeue(ns, task, AttemptState.RETURNED, now, out)
     out.count("declined")
 
 
@@ -69,7 +67,7 @@ def _output(ns: Namespace, session: Session, task: Task, frame: f.Output, now: N
 
 def _done(ns: Namespace, session: Session, task: Task, frame: f.Done, now: Now, out: Effects) -> None:
     release(ns, session, task)
-    end_attempt(task, AttemptState.SUCCEEDED, now, out)
+    task.attempt_state = AttemptState.SUCCEEDED
     out.writes.outputs.append((task.key, frame.output))
     out.writes.payload_bytes += len(frame.output)
     finish(ns, task, Event.SUCCEED, OutcomeReason.COMPLETED, now, out)
@@ -100,8 +98,7 @@ def _stopped(
     if task.attempt_state is AttemptState.STOPPING:
         conclude_stop(ns, task, now, out)
     else:
-        end_attempt(task, AttemptState.RETURNED, now, out)
-        requeue(ns, task, out)
+        requeue(ns, task, AttemptState.RETURNED, now, out)
     out.sends.append((session.stream, f.Ack(frame.fence)))
 
 

@@ -17,7 +17,6 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.handlers.attempts import (
     accepted,
     assignment,
-    end_attempt,
     lose,
     requeue,
 )
@@ -240,8 +239,7 @@ def deaf(ns: Namespace, session: Session, fences: list[bytes], now: Now, out: Ef
     for task in unaccepted:
         del session.held[task.fence]
         out.sends.append((session.stream, f.Revoke(task.fence)))
-        end_attempt(task, AttemptState.RETURNED, now, out)
-        requeue(ns, task, out)
+        requeue(ns, task, AttemptState.RETURNED, now, out)
     out.count("unaccepted", by=len(unaccepted))
     if not session.deaf:
         session.deaf = True

@@ -83,7 +83,8 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         taken = iter(await self._submission.submit(ns, specs, call, copies=False))
         outcomes = [item if isinstance(item, Refusal) else next(taken) for item in items]
         results = [
-            _item(message.task_id, outcome) for message, outcome in zip(request.specs, outcomes, strict=True)
+            submit_result(message.task_id, outcome)
+            for message, outcome in zip(request.specs, outcomes, strict=True)
         ]
         return pb.SubmitTasksResponse(results=results)
 
@@ -266,7 +267,8 @@ def _may_read_payloads(call: Call, task: Task) -> bool:
     return task.agent_id == principal.agent_id
 
 
-def _item(task_id: str, outcome: Submitted | Refusal) -> pb.SubmitResult:
+def submit_result(task_id: str, outcome: Submitted | Refusal) -> pb.SubmitResult:
+    """Return the message of what became of one item of a batch."""
     if isinstance(outcome, Refusal):
         error = pb.ItemError(reason=int(outcome.reason), message=outcome.message)  # type: ignore[arg-type]
         return pb.SubmitResult(task_id=task_id, error=error)

@@ -1,0 +1,56 @@
+"""Garbage collection that never walks over the whole mesh in the middle of its work.
+
+Rule: only objects made lately are searched for garbage. What survives two searches is set aside (``gc.freeze``), since a
+collection over a million tasks stops the daemon for a third of a second. References still free such objects at once; cycles
+among them wait for ``collect_all_forever``, which looks at everything, seldom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import Any, Final
+
+import structlog
+
+YOUNG_OBJECTS: Final = 50_000
+"""New containers from which on they are searched; a search takes a few milliseconds."""
+SEARCHES: Final = 5
+"""Searches of the youngest after which those that survived one are searched again."""
+NEVER: Final = 1_000_000_000
+ALL_INTERVAL_S: Final = 600.0
+LONG_S: Final = 0.05
+
+log = structlog.get_logger()
+
+
+def begin() -> None:
+    """Set aside what lives now, and from now on what survives."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, SEARCHES, NEVER)
+    gc.callbacks.append(_set_survivors_aside)
+
+
+def _set_survivors_aside(phase: str, info: dict[str, Any]) -> None:
+    if phase == "stop" and info["generation"] >= 1:
+        gc.freeze()
+
+
+async def collect_all_forever() -> None:
+    """Search everything now and then, until cancelled."""
+    while True:
+        await asyncio.sleep(ALL_INTERVAL_S)
+        collect_all()
+
+
+def collect_all() -> None:
+    """Search everything; stops the process for about a third of a second for each million tasks in memory."""
+    start_mono = time.monotonic()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    seconds = time.monotonic() - start_mono
+    if seconds > LONG_S:
+        log.info("all garbage collected", pause_seconds=round(seconds, 3))
