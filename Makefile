@@ -111,6 +111,16 @@ test: $(DEV) ## All tests; PYTEST="-k word" narrows them
 .PHONY: check
 check: lint types walls contract proto-check test ## All that CI asks for
 
+# ---- proof -----------------------------------------------------------------------------------------------------
+
+SEEDS     ?= 1000
+FIRST     ?= 1
+PROCESSES ?= 1
+
+.PHONY: sim
+sim: $(DEV) ## Simulate SEEDS=n worlds of faults, or replay and shrink one: SEED=k
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES))
+
 # ---- to look at it working -------------------------------------------------------------------------------------
 
 .PHONY: demo

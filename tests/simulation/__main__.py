@@ -1,0 +1,105 @@
+"""Runs seeds: `python -m tests.simulation --seeds 1000`, or one with its history: `--seed 42`."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import sys
+import time
+
+from tests.simulation.plan import Plan, make
+from tests.simulation.timeline import Violation
+from tests.simulation.world import World
+
+CHUNK = 50
+
+
+def failure_of(plan: Plan, history: list[str] | None = None) -> str | None:
+    """Run a plan; return what it broke in words, or None."""
+    try:
+        World(plan, history).run()
+    except Violation as violation:
+        return str(violation)
+    return None
+
+
+def _kind(words: str | None) -> str:
+    """Return what kind of violation it is: its words without names and numbers."""
+    return re.sub(r"\S*\d\S*", "", words or "")
+
+
+def shrink(plan: Plan, words: str, tries: int = 400) -> Plan:
+    """Return a plan with fewer events that still breaks the same."""
+    size = max(1, len(plan.events) // 2)
+    while tries > 0:
+        start = 0
+        while start < len(plan.events) and tries > 0:
+            fewer = plan._replace(events=plan.events[:start] + plan.events[start + size :])
+            tries -= 1
+            if _kind(failure_of(fewer)) == _kind(words):
+                plan = fewer
+            else:
+                start += size
+        if size == 1:
+            break
+        size //= 2
+    return plan
+
+
+def _failures(seeds: range) -> list[tuple[int, str]]:
+    found = ((seed, failure_of(make(seed))) for seed in seeds)
+    return [(seed, words) for seed, words in found if words is not None]
+
+
+def replay(seed: int) -> int:
+    """Print the shrunk history of one seed; return the exit status."""
+    plan = make(seed)
+    words = failure_of(plan)
+    if words is None:
+        print(f"seed {seed}: no violation")
+        return 0
+    small = shrink(plan, words)
+    history: list[str] = []
+    words = failure_of(small, history)
+    print("\n".join(history))
+    print(f"\nseed {seed}, {len(small.events)} of {len(plan.events)} events are enough: {words}")
+    return 1
+
+
+def run(first: int, count: int, processes: int) -> int:
+    """Run many seeds; return the exit status."""
+    start = time.monotonic()
+    chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
+    failures: list[tuple[int, str]] = []
+    if processes > 1:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            for found in pool.imap_unordered(_failures, chunks):
+                failures += found
+    else:
+        for chunk in chunks:
+            failures += _failures(chunk)
+    for seed, words in sorted(failures):
+        print(f"seed {seed}: {words}    (make sim SEED={seed})")
+    spent = time.monotonic() - start
+    print(
+        f"{count} seeds in {spent:.1f} s, {1000 * spent / max(count, 1):.1f} ms each: {len(failures)} violations"
+    )
+    return 1 if failures else 0
+
+
+def main() -> int:
+    """Run the simulator from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds to run")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--seed", type=int, help="run only this one and print its history, shrunk")
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        return replay(arguments.seed)
+    return run(arguments.first, arguments.seeds, arguments.processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

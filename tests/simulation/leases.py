@@ -1,0 +1,223 @@
+"""The oracle's account of sessions: who gave a sign of life when, and who may or must be lost (P4, P5, P12).
+
+It counts from what it saw arrive, not from the domain's fields; how long the daemon was frozen it knows from the world.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshd.domain import commands as c
+from meshd.domain import frames as f
+from meshd.domain.state import Namespace
+from meshd.domain.values import AttemptState, Health, Now, Session, Task
+from tests.simulation.timeline import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.daemon import Daemon
+    from tests.simulation.network import Link
+    from tests.simulation.world import World
+
+STALL_SLACK_S = 0.5
+"""Of every pause of the daemon, so much is ordinary."""
+MASS = 10
+
+
+class Seen:
+    """What was seen of one session."""
+
+    __slots__ = ("alive", "broken", "restored", "session")
+
+    def __init__(self, session: Session, alive: float, *, restored: bool) -> None:
+        self.session = session
+        self.alive = alive
+        self.broken: float | None = None
+        """When its stream ended, and none has opened since."""
+        self.restored = restored
+        """It has not come back since the daemon started."""
+
+
+class Leases:
+    """Signs of life and losses in one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._seen: dict[Session, Seen] = {}
+        self._sent: dict[bytes, tuple[Link, float]] = {}
+        self._present: dict[str, Session] = {}
+        self._breaks: list[float] = []
+        self._ttl_losses: list[float] = []
+        self._hold_until = 0.0
+        self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
+
+    def started(self, daemon: Daemon) -> None:
+        """A life of the daemon begins: all restored sessions have until the end of the hold."""
+        sessions = daemon.sessions()
+        now = self.world.time.now
+        rules = self.world.rules
+        hold_s = max(rules.hold_min_ms, rules.hold_per_session_ms * len(sessions)) / 1000
+        self._hold_until = now + hold_s if sessions else 0.0
+        self._seen = {s: Seen(s, now, restored=True) for s in sessions}
+        self._sent.clear()
+        self._breaks.clear()
+        self._ttl_losses.clear()
+
+    def assigned(self, link: Link, fences: list[bytes]) -> None:
+        """Assignments were let out."""
+        for fence in fences:
+            self._sent[fence] = (link, self.world.time.now)
+
+    def before(self, ns: Namespace) -> None:
+        """Note who is there."""
+        self._present = dict(ns.sessions)
+        self._unaccepted = {
+            s: [(x, t) for x, t in s.held.items() if t.attempt_state is AttemptState.ASSIGNED]
+            for s in ns.sessions.values()
+            if s.held
+        }
+        self._streams = {s: s.stream for s in ns.sessions.values()}
+
+    def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], now: Now) -> None:
+        """Note signs of life; judge who is gone."""
+        said: set[Session] = set()
+        for command in batch:
+            self._command(ns, command, now.mono, said)
+        for session_id, session in self._present.items():
+            if session_id not in ns.sessions:
+                if session not in said:
+                    self._judge(daemon, session, now.mono)
+                self._seen.pop(session, None)
+        for session, unaccepted in self._unaccepted.items():
+            if session not in said and session.deaf and session.agent.health is Health.DEAF:
+                self._judge_deaf(session, unaccepted, now.mono)
+
+    def _command(self, ns: Namespace, command: c.Command, mono: float, said: set[Session]) -> None:
+        kind = type(command)
+        if kind is c.Frames:
+            assert isinstance(command, c.Frames)
+            session = command.session
+            if command.stream is session.stream or command.stream is self._streams.get(session):
+                said.add(session)
+                if session in self._seen:
+                    self._seen[session].alive = mono
+        elif kind is c.OpenStream:
+            assert isinstance(command, c.OpenStream)
+            opened = ns.sessions.get(command.session_id)
+            if opened is not None and opened.stream is command.stream:
+                said.add(opened)
+                self._seen[opened] = Seen(opened, mono, restored=False)
+        elif kind is c.StreamEnded:
+            assert isinstance(command, c.StreamEnded)
+            seen = self._seen.get(command.session)
+            if seen is not None and command.session.stream is None and seen.broken is None:
+                seen.broken = mono
+                self._breaks.append(mono)
+        elif kind in (c.Register, c.Deregister, c.RevokeAgent):
+            agent_id = command.spec.agent_id if isinstance(command, c.Register) else command.agent_id  # type: ignore[union-attr]
+            said.update(s for s in self._present.values() if s.agent.spec.agent_id == agent_id)
+            for session in ns.sessions.values():
+                if session not in self._seen:
+                    self._seen[session] = Seen(session, mono, restored=False)
+
+    def _ttl(self, session: Session) -> float:
+        return (session.agent.spec.lease_ttl_ms or self.world.rules.lease_ttl_ms) / 1000
+
+    def _frozen_since(self, since: float, slack: float) -> float:
+        return sum(max(0.0, length - slack) for end, length in self.world.daemon_freezes if end >= since)
+
+    def _judge(self, daemon: Daemon, session: Session, now: float) -> None:
+        seen = self._seen[session]
+        name = session.agent.spec.agent_id
+        silence = now - seen.alive
+        frozen = self._frozen_since(seen.alive, STALL_SLACK_S)
+        if seen.restored:
+            if now < self._hold_until:
+                raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
+            return
+        if silence >= self._ttl(session) - 0.001 + frozen:
+            self._ttl_losses.append(now)
+            self._judge_mass(daemon, name, now)
+            return
+        if seen.broken is None:
+            raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
+        if now - seen.broken < self.world.rules.lost_after_ms / 1000 - 0.002:
+            raise Violation(f"{name} was lost {now - seen.broken:.3f} s after its connection ended")
+        if now < self._hold_until:
+            raise Violation(f"P5: {name} was lost by its connection within the hold")
+        together = sum(abs(at - seen.broken) <= 1.0 for at in self._breaks)
+        if together > MASS:
+            raise Violation(f"{name} was lost by its connection though {together} broke together")
+        since_stall = [seen.broken - end for end, length in self.world.daemon_freezes if length > 0.51]
+        if any(-0.3 < s < self._ttl(session) - 0.3 for s in since_stall):
+            raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
+
+    def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
+        """More than half at once: the mesh must have suspected itself for one TTL first."""
+        ttl = self.world.rules.lease_ttl_ms / 1000
+        lately = [at for at in self._ttl_losses if now - at < 0.001]
+        total = len(self._seen) + len(lately) - 1
+        if total < MASS or 2 * len(lately) <= total:
+            return
+        silences = [now - seen.alive for seen in self._seen.values() if not seen.restored]
+        if max(silences, default=ttl) < 2 * ttl - 0.01:
+            raise Violation(f"{name} and {len(lately)} of {total} were lost together without a second TTL")
+
+    def _judge_deaf(self, session: Session, unaccepted: list[tuple[bytes, Task]], now: float) -> None:
+        name = session.agent.spec.agent_id
+        for fence, task in unaccepted:
+            if fence in session.held or task.terminal:
+                continue
+            link, at = self._sent.get(fence, (None, 0.0))
+            due = at + self.world.rules.accept_timeout_ms / 1000
+            if link is not session.stream or now < due - 0.001:
+                raise Violation(f"{name} counts as deaf {due - now:.3f} s before its time to accept was over")
+
+    def swept(self, daemon: Daemon, now: Now) -> None:
+        """Nobody may be kept for longer than the bounds of P4."""
+        rules = self.world.rules
+        for session, seen in self._seen.items():
+            name = session.agent.spec.agent_id
+            frozen = self._frozen_since(seen.alive, 0.0)
+            ttl = self._ttl(session)
+            spare = max(rules.lease_ttl_ms / 1000, ttl)
+            start = max(seen.alive, self._hold_until - ttl) if seen.restored else seen.alive
+            if now.mono - start > ttl + 1.5 + spare + frozen:
+                raise Violation(
+                    f"P4: {name} is kept {now.mono - seen.alive:.1f} s after its last sign of life"
+                )
+            if session.bucket >= 0 and now.mono - seen.alive > 2.6 * rules.beat_interval_ms / 1000 + frozen:
+                raise Violation(f"{name} is offered work though it is silent")
+            lost_after = rules.lost_after_ms / 1000
+            if (
+                seen.broken is not None
+                and now.mono - seen.broken > lost_after + 0.3 + frozen
+                and session.stream is None
+                and now.mono - lost_after > self._hold_until
+                and seen.broken > self._hold_until
+                and len(self._breaks) <= MASS
+                and not self._frozen_since(seen.broken - ttl - 1.0, 0.0)
+            ):
+                raise Violation(
+                    f"P4: {name} is kept {now.mono - seen.broken:.1f} s after its connection ended"
+                )
+            ready = session.stream is not None and session.takes_work and session.slots > 0
+            if ready and not session.deaf and session.bucket < 0 and now.mono - seen.alive < 0.2:
+                raise Violation(f"{name} has just spoken and is offered no work")
+        self._check_accepts(daemon, now)
+
+    def _check_accepts(self, daemon: Daemon, now: Now) -> None:
+        late = self.world.rules.accept_timeout_ms / 1000 + 0.3
+        for session in daemon.sessions():
+            if session.stream is None or f.Feature.ACCEPT not in session.features:
+                continue
+            for fence, task in session.held.items():
+                link, at = self._sent.get(fence, (None, 0.0))
+                frozen = self._frozen_since(at, 0.0)
+                if (
+                    link is session.stream
+                    and task.attempt_state is AttemptState.ASSIGNED
+                    and now.mono - at > late + frozen
+                ):
+                    raise Violation(
+                        f"{task.spec.task_id} was not accepted and is still {session.agent.spec.agent_id}'s"
+                    )

@@ -1,0 +1,395 @@
+"""The oracle: what clients, agents and the disk have seen, and what must therefore hold.
+
+It knows the promises, not the domain's ways: it keeps its own account of signs of life, of acknowledgements and of what
+is durable, and compares. Every method raises Violation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshd.domain import commands as c
+from meshd.domain import frames as f
+from meshd.domain.effects import Effects
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.invariants import violations
+from meshd.domain.placement.matching import fits
+from meshd.domain.state import Namespace
+from meshd.domain.values import (
+    AttemptState,
+    Now,
+    OutcomeReason,
+    Session,
+    Task,
+    TaskState,
+)
+from meshd.ports.store import Restored
+from tests.simulation.leases import Leases
+from tests.simulation.timeline import Violation
+from tests.simulation.timing import Timing
+
+if TYPE_CHECKING:
+    from tests.simulation.agents import Agent
+    from tests.simulation.daemon import Daemon
+    from tests.simulation.network import Link
+    from tests.simulation.world import World
+
+HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
+
+
+def order(task: Task) -> tuple[int, int]:
+    """Return the task's place: priority, then arrival."""
+    return (-task.spec.priority, task.key)
+
+
+def turned_down(task: Task, session: Session, mono: float) -> bool:
+    """Return whether the session's agent declined the task lately."""
+    return (task.declined or {}).get(session.agent.spec.agent_id, 0.0) > mono
+
+
+class Oracle:
+    """Everything that was seen in one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.leases = Leases(world)
+        self.timing = Timing(world)
+        self.accepted: dict[tuple[str, str], bytes] = {}
+        """(namespace, task id) -> digest of acknowledged submits."""
+        self._taken: set[tuple[str, str]] = set()
+        self.cancelled: set[tuple[str, str]] = set()
+        self.seen: dict[int, tuple[int, TaskState, OutcomeReason]] = {}
+        """key -> newest (generation, state, outcome) that left the mesh."""
+        self.ended: dict[int, OutcomeReason] = {}
+        """key -> outcome of tasks whose end is durable."""
+        self.fence_numbers: dict[int, int] = {}
+        self._fence_mark: dict[str, int] = {}
+        self._keep: list[tuple[Any, set[bytes], set[bytes]]] = []
+        self._quiet_turns = 0
+
+    # ---- the daemon's life
+
+    def started(self, daemon: Daemon, restored: Restored) -> None:
+        """Compare what a new life knows with what is durable."""
+        open_keys = {task.key for task in restored.tasks}
+        for name, digest in self.accepted.items():
+            key = self.world.disk.keys.get(name)
+            if key is None:
+                raise Violation(f"P1: the acknowledged task {name} is gone after a restart")
+            task = self.world.disk.task(key)
+            if task.spec.digest != digest:
+                raise Violation(f"P3: task {name} has other content than was acknowledged")
+            if key not in open_keys and not task.terminal:
+                raise Violation(f"task {name} is neither restored nor ended")
+        for task in restored.tasks:
+            ns = daemon.namespaces[task.namespace]
+            if task.state in HELD_STATES and task.session_id not in ns.sessions:
+                raise Violation(f"P5: {task.spec.task_id} was restored without its session")
+        for ns in daemon.namespaces.values():
+            self._fence_mark[ns.name] = ns.info.epoch << 40
+            self._invariants(ns)
+        self.leases.started(daemon)
+        self.timing.started(daemon)
+
+    def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
+        """Note what a turn must not change without reason."""
+        self._sends = len(out.sends)
+        self._writes = _size(out)
+        self.leases.before(ns)
+        self._keep.clear()
+        for command in batch:
+            if type(command) is c.OpenStream and command.takes_work:
+                session = ns.sessions.get(command.session_id)
+                if session is not None:
+                    named = {held.fence for held in command.held}
+                    self._keep.append((command.stream, named & session.held.keys(), named))
+
+    def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
+        """Check one turn of a namespace."""
+        self.leases.after(daemon, ns, batch, now)
+        if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
+            self._quiet_turns += 1
+            if self._quiet_turns % 8:
+                return
+        self._invariants(ns)
+        self.timing.turned(daemon, ns, now)
+        fresh = self._fresh_assignments(ns, out)
+        self._check_order(ns, fresh, now)
+        self._check_idle_slots(ns, now)
+        for stream, kept, named in self._keep:
+            self._check_opened(ns, stream, kept, named, out)
+
+    def swept(self, daemon: Daemon, now: Now) -> None:
+        """Check what time alone should have done."""
+        self.leases.swept(daemon, now)
+        for ns in daemon.namespaces.values():
+            self.timing.swept(daemon, ns, now)
+
+    @staticmethod
+    def _more_than_beats(batch: list[c.Command]) -> bool:
+        return any(type(x) is not c.Frames or type(x.frames[0]) is not f.Beat for x in batch)
+
+    @staticmethod
+    def _invariants(ns: Namespace) -> None:
+        found = violations(ns)
+        for session in ns.sessions.values():
+            used = len(session.held) + len(session.quarantine)
+            if session.free_slots != max(0, session.slots - used):
+                found.append("free slots are not derived")
+            for task in session.held.values():
+                if task.attempt_state not in (
+                    AttemptState.ASSIGNED,
+                    AttemptState.RUNNING,
+                    AttemptState.STOPPING,
+                ):
+                    found.append(f"{task.spec.task_id} is held though its attempt is over")
+        if found:
+            raise Violation("; ".join(found))
+
+    # ---- order
+
+    def _fresh_assignments(self, ns: Namespace, out: Effects) -> list[tuple[Task, Session]]:
+        mark = self._fence_mark[ns.name]
+        fresh: list[tuple[Task, Session]] = []
+        for stream, frame in out.sends[self._sends :]:
+            if type(frame) is not f.Assign:
+                continue
+            task = ns.tasks.get(frame.task_id)
+            session = next((s for s in ns.sessions.values() if s.stream is stream), None)
+            if session is None or task is None or task.fence != frame.fence or frame.fence_number <= mark:
+                continue
+            self._fence_mark[ns.name] = max(self._fence_mark[ns.name], frame.fence_number)
+            if frame.fence_number <= self.fence_numbers.get(task.key, 0):
+                raise Violation(f"the fence number of {frame.task_id} does not rise")
+            self.fence_numbers[task.key] = frame.fence_number
+            if len(session.held) + len(session.quarantine) > session.slots:
+                raise Violation(f"{session.agent.spec.agent_id} is given more than it has slots")
+            if not fits(task.spec.requirements, session.agent.spec):
+                raise Violation(f"{frame.task_id} went to an agent that does not fit")
+            if turned_down(task, session, now_mono := self.world.time.now):
+                raise Violation(f"{frame.task_id} went at {now_mono} to an agent that has just declined it")
+            fresh.append((task, session))
+        return fresh
+
+    @staticmethod
+    def _check_order(ns: Namespace, fresh: list[tuple[Task, Session]], now: Now) -> None:
+        if not fresh:
+            return
+        queued = [task for task in ns.tasks.values() if task.state is TaskState.QUEUED]
+        for number, (task, session) in enumerate(fresh):
+            mine = order(task)
+            later = [other for other, _ in fresh[number + 1 :]]
+            for other in queued + later:
+                if (
+                    order(other) < mine
+                    and fits(other.spec.requirements, session.agent.spec)
+                    and not turned_down(other, session, now.mono)
+                ):
+                    raise Violation(f"{task.spec.task_id} was handed out before {other.spec.task_id}")
+
+    @staticmethod
+    def _check_idle_slots(ns: Namespace, now: Now) -> None:
+        free = [s for s in ns.sessions.values() if s.bucket >= 0 and s.free_slots > 0]
+        if not free:
+            return
+        for task in ns.tasks.values():
+            if task.state is TaskState.QUEUED:
+                for session in free:
+                    if fits(task.spec.requirements, session.agent.spec) and not turned_down(
+                        task, session, now.mono
+                    ):
+                        name = session.agent.spec.agent_id
+                        raise Violation(f"{task.spec.task_id} waits though {name} is free and fits")
+
+    @staticmethod
+    def _check_opened(ns: Namespace, stream: Any, kept: set[bytes], named: set[bytes], out: Effects) -> None:
+        opened = [frame for to, frame in out.sends if to is stream and type(frame) is f.Opened]
+        if not opened:
+            return
+        if set(opened[0].keep) != kept or set(opened[0].drop) != named - kept:
+            raise Violation("P5: Opened does not keep exactly what is held")
+
+    # ---- what is durable
+
+    def durable(self, tasks: list[Task], daemon: Daemon) -> None:
+        """Check what became durable: the rows of every task agree with each other."""
+        disk = self.world.disk
+        for task in tasks:
+            name = task.spec.task_id
+            attempts = disk.attempts.get(task.key, {})
+            ended = self.ended.get(task.key)
+            if ended is not None:
+                raise Violation(f"P3: {name} had ended as {ended.name} and was changed afterwards")
+            if sorted(attempts) != list(range(1, len(attempts) + 1)):
+                raise Violation(f"{name} has a hole in its attempts: {sorted(attempts)}")
+            # An attempt that succeeded is part of its task's own row.
+            own_row = task.state in (*HELD_STATES, TaskState.SUCCEEDED)
+            if task.attempt != len(attempts) + own_row:
+                raise Violation(f"{name} is {task.state.name} at {task.attempt}, {len(attempts)} ended")
+            failures = sum(a.state is AttemptState.FAILED for a in attempts.values())
+            if task.failures != failures:
+                raise Violation(f"{name} counts {task.failures} failures, its attempts {failures}")
+            lost = sum(a.state is AttemptState.LOST for a in attempts.values())
+            if task.losses > lost:
+                raise Violation(f"{name} counts {task.losses} losses, its attempts {lost}")
+            if task.terminal:
+                self._check_end(task)
+                self.ended[task.key] = task.outcome
+            elif task.failures > task.spec.retry.max_retries or task.losses >= task.spec.max_losses:
+                raise Violation(f"{name} goes on after {task.failures} failures, {task.losses} losses")
+            if (task.outcome is OutcomeReason.NONE) is task.terminal:
+                raise Violation(f"{name} is {task.state.name} with outcome {task.outcome.name}")
+
+    def _check_end(self, task: Task) -> None:
+        name = task.spec.task_id
+        output = self.world.disk.outputs.get(task.key)
+        good = {
+            OutcomeReason.COMPLETED: task.state is TaskState.SUCCEEDED
+            and task.attempt_state is AttemptState.SUCCEEDED,
+            OutcomeReason.RETRIES_EXHAUSTED: task.state is TaskState.FAILED
+            and task.failures == task.spec.retry.max_retries + 1,
+            OutcomeReason.EXECUTION_TIMEOUT: task.state is TaskState.FAILED
+            and task.failures == task.spec.retry.max_retries + 1
+            and task.spec.execution_timeout_ms > 0,
+            OutcomeReason.NOT_RETRYABLE: task.state is TaskState.FAILED
+            and task.failure is not None
+            and not task.failure.retryable,
+            OutcomeReason.POISON: task.state is TaskState.FAILED and task.losses == task.spec.max_losses,
+            OutcomeReason.CANCEL_REQUESTED: task.state is TaskState.CANCELLED and task.cancel_ms > 0,
+            OutcomeReason.TIMEOUT: task.state is TaskState.EXPIRED and task.deadline_ms > 0,
+            OutcomeReason.QUEUE_TIMEOUT: task.state is TaskState.EXPIRED
+            and task.queue_deadline_ms > 0
+            and not task.failures,
+        }[task.outcome]
+        if not good:
+            raise Violation(f"{name} ended as {task.state.name}/{task.outcome.name} against its record")
+        if (output is not None) is not (task.state is TaskState.SUCCEEDED):
+            raise Violation(f"{name} ended as {task.state.name} and its result does not fit that")
+        fence = task.incarnation.to_bytes(8, "big") + task.attempt.to_bytes(4, "big")
+        if output is not None and fence not in output:
+            raise Violation(f"P2: the result of {name} is another attempt's")
+        early = [task.outcome is OutcomeReason.TIMEOUT and task.end_ms < task.deadline_ms]
+        early.append(task.outcome is OutcomeReason.QUEUE_TIMEOUT and task.end_ms < task.queue_deadline_ms)
+        if any(early) and not self.world.jumped:
+            raise Violation(f"{name} expired before its time")
+
+    # ---- what is let out
+
+    def released(self, effects: Effects) -> None:
+        """Check that nothing of a batch tells what is not durable."""
+        disk = self.world.disk
+        for _, frame in effects.sends:
+            kind = type(frame)
+            if kind is f.Assign:
+                assert isinstance(frame, f.Assign)
+                if frame.task_key not in disk.tasks or disk.task(frame.task_key).attempt < frame.attempt:
+                    raise Violation(f"the assignment of {frame.task_id} left before it was durable")
+            elif kind is f.Ack:
+                self._check_ack(frame.fence)  # type: ignore[union-attr]
+
+    def _check_ack(self, fence: bytes) -> None:
+        found = self.world.disk.by_fence(fence)
+        if found is None:
+            raise Violation("the report of an unknown fence was acknowledged")
+        task, number = found
+        succeeded = task.state is TaskState.SUCCEEDED and task.attempt == number
+        if not succeeded and number not in self.world.disk.attempts.get(task.key, {}):
+            raise Violation(f"a report about {task.spec.task_id} was acknowledged before it was durable")
+
+    def watched(self, task: Task) -> None:
+        """A watcher sees a change of a task."""
+        before = self.seen.get(task.key)
+        now = (task.generation, task.state, task.outcome)
+        if before == now:
+            return
+        name = task.spec.task_id
+        if before is not None:
+            if task.generation <= before[0]:
+                raise Violation(f"watchers of {name} see generation {task.generation} after {before[0]}")
+            if before[2] is not OutcomeReason.NONE:
+                raise Violation(f"P3: watchers of {name} see {task.state.name} after its end")
+        self.seen[task.key] = now
+        durable = self.world.disk.tasks.get(task.key)
+        if durable is None or self.world.disk.task(task.key).generation < task.generation:
+            raise Violation(f"watchers see generation {task.generation} of {name}, which is not durable")
+
+    def read(self, task: Task) -> None:
+        """A reader got a task."""
+        name = (task.namespace, task.spec.task_id)
+        if task.key not in self.world.disk.tasks:
+            raise Violation(f"a reader sees {name}, which is not durable")
+        durable = self.world.disk.task(task.key)
+        if durable.generation < task.generation:
+            raise Violation(f"a reader sees a change of {name} that is not durable")
+        outcome = self.ended.get(task.key)
+        if task.terminal and outcome is not task.outcome:
+            raise Violation(f"P3: a reader sees {task.outcome.name} of {name}, which ended as {outcome}")
+
+    def submitted(self, namespace: str, task_id: str, digest: bytes, result: c.Submitted | Refusal) -> None:
+        """A caller got the result of a submit."""
+        name = (namespace, task_id)
+        durable = self.world.disk.keys.get(name)
+        if isinstance(result, Refusal):
+            if result.reason is not Reason.TASK_EXISTS:
+                raise Violation(f"submit of {name} was refused: {result}")
+            if durable is None or self.world.disk.task(durable).spec.digest == digest:
+                raise Violation(f"P3: {name} was refused though no other content of it is durable")
+            return
+        if durable is None:
+            raise Violation(f"P1: {name} was acknowledged before it was durable")
+        if self.world.disk.task(durable).spec.digest != digest:
+            raise Violation(f"P3: {name} was acknowledged with other content")
+        if not result.existed:
+            if name in self._taken:
+                raise Violation(f"P3: {name} was taken twice")
+            self._taken.add(name)
+        if result.task is not None:
+            self.read(result.task)
+        self.accepted[name] = digest
+
+    def cancel_answered(self, namespace: str, task_id: str, reply: Task | Refusal, *, known: bool) -> None:
+        """A caller got the answer of a cancel; ``known`` says that its submit was acknowledged before."""
+        if isinstance(reply, Refusal):
+            key = self.world.disk.keys.get((namespace, task_id))
+            if key is not None and known and key not in self.ended:
+                raise Violation(f"a cancel does not find {task_id}, which was acknowledged and is open")
+            return
+        self.read(reply)
+        if not reply.terminal:
+            self.cancelled.add((namespace, task_id))
+            if not self.world.disk.task(reply.key).cancel_ms:
+                raise Violation(f"the cancel of {task_id} was acknowledged before it was durable")
+
+    # ---- agents
+
+    def assigned(self, link: Link, fences: list[bytes]) -> None:
+        """Assignments were let out to a stream."""
+        self.leases.assigned(link, fences)
+
+    def starts(self, agent: Agent, fence: bytes) -> None:
+        """An agent starts a handler."""
+        if self.world.disk.by_fence(fence) is None:
+            raise Violation(f"{agent} starts an attempt that is not durable")
+
+    # ---- the end
+
+    def finished(self, daemon: Daemon) -> None:
+        """Everything has ended and a while has passed: nothing may be left over."""
+        for name in self.accepted:
+            if self.world.disk.keys[name] not in self.ended:
+                raise Violation(f"the acknowledged task {name} never ended")
+        for ns in daemon.namespaces.values():
+            if ns.tasks:
+                raise Violation(f"never ended: {sorted(ns.tasks)}")
+            for session in ns.sessions.values():
+                agent = self.world.agent_of(session)
+                if session.stream is None or agent is None or agent.machine.running_count:
+                    continue
+                if session.held or session.quarantine:
+                    kind = "quarantined" if session.quarantine else "held"
+                    raise Violation(f"a slot of {agent} stays {kind} though nothing runs")
+
+
+def _size(out: Effects) -> int:
+    writes = out.writes
+    return len(writes.new_tasks) + len(writes.attempts) + len(out.changed) + len(writes.agents)

@@ -1,0 +1,210 @@
+"""What is going to happen in one world, drawn from its seed: settings and a list of events.
+
+Rule: a plan is data. Any subset of its events is a plan too, which is how a failing one is shrunk; an event names its
+subject by a number that the world takes modulo what is there.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, NamedTuple
+
+from meshd.domain.limits import SessionRules
+from meshd.domain.values import (
+    DEFAULT_PRIORITY,
+    LabelCondition,
+    LabelOperator,
+    Requirements,
+    RetryPolicy,
+    Strategy,
+)
+
+TYPES = ("work", "other")
+
+
+class AgentPlan(NamedTuple):
+    """An agent that is there from the beginning."""
+
+    namespace: str
+    agent_id: str
+    slots: int
+    can: frozenset[str]
+    minimal: bool
+    lease_ttl_ms: int
+
+
+class Settings(NamedTuple):
+    """What holds for the whole of a world."""
+
+    namespaces: tuple[str, ...]
+    agents: tuple[AgentPlan, ...]
+    rules: SessionRules
+    latency_s: float
+    loss: float
+    """Share of unary requests and replies that are lost."""
+    disk_s: float
+    recent_tasks: int
+    seconds: float
+    """How long faults go on."""
+
+
+class Event(NamedTuple):
+    """Something that happens at a time."""
+
+    at: float
+    kind: str
+    subject: int
+    amount: float
+    detail: Any = None
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        detail = "" if self.detail is None else f" {self.detail}"
+        return f"{self.at:8.3f}  {self.kind} {self.subject} {self.amount:.3f}{detail}"
+
+
+class TaskPlan(NamedTuple):
+    """One task that somebody submits."""
+
+    task_id: str
+    task_type: str
+    digest: bytes
+    requirements: Requirements | None
+    priority: int
+    strategy: Strategy
+    timeout_ms: int
+    queue_timeout_ms: int
+    execution_timeout_ms: int
+    retry: RetryPolicy
+    max_losses: int
+
+
+class Plan(NamedTuple):
+    """One world."""
+
+    seed: int
+    settings: Settings
+    events: tuple[Event, ...]
+
+
+FAULTS = (
+    ("break", 10),
+    ("block", 6),
+    ("freeze_agent", 5),
+    ("die", 8),
+    ("twin", 3),
+    ("leave", 2),
+    ("drain", 3),
+    ("heartbeat_only", 1),
+    ("revoke", 1),
+    ("declare", 1),
+    ("deregister", 1),
+    ("kill", 6),
+    ("kill_at", 8),
+    ("freeze_daemon", 5),
+    ("disk_stall", 4),
+    ("disk_fail", 2),
+    ("jump", 2),
+    ("lag", 3),
+    ("together", 2),
+)
+KINDS = tuple(kind for kind, _ in FAULTS)
+WEIGHTS = tuple(weight for _, weight in FAULTS)
+
+
+def make(seed: int) -> Plan:
+    """Draw the plan of a seed."""
+    rng = Random(seed)
+    settings = _settings(rng)
+    events: list[Event] = []
+    names = rng.randrange(8, 36)
+    for number in range(names):
+        at = rng.random() ** 1.5 * settings.seconds
+        tasks = [_task(rng, number * 10 + part) for part in range(rng.choice((1, 1, 1, 2, 5)))]
+        events.append(Event(at, "submit", rng.randrange(100), 0.0, tasks))
+        roll = rng.random()
+        if roll < 0.12:
+            events.append(Event(at + rng.random() * 5, "resubmit", rng.randrange(100), 0.0, tasks))
+        elif roll < 0.18:
+            other = [task._replace(digest=b"other") for task in tasks]
+            events.append(Event(at + rng.random() * 5, "resubmit", rng.randrange(100), 0.0, other))
+        if rng.random() < 0.2:
+            grace = rng.choice((0.0, 0.2, 1.0, 10.0))
+            events.append(Event(at + rng.random() * 3, "cancel", number, grace, tasks[0].task_id))
+        if rng.random() < 0.2:
+            events.append(Event(at + rng.random() * 3, "read", number, 0.0, tasks[0].task_id))
+    intensity = rng.choice((0.0, 0.3, 0.6, 1.0, 1.5))
+    for _ in range(int(settings.seconds * intensity)):
+        kind = rng.choices(KINDS, WEIGHTS)[0]
+        at = rng.random() * settings.seconds
+        events.append(Event(at, kind, rng.randrange(100), rng.random(), rng.randrange(1_000)))
+    events.sort(key=lambda event: event.at)
+    return Plan(seed, settings, tuple(events))
+
+
+def _settings(rng: Random) -> Settings:
+    namespaces = ("one",) if rng.random() < 0.8 else ("one", "two")
+    many = rng.random() < 0.12
+    count = rng.randrange(12, 26) if many else rng.randrange(1, 7)
+    agents = []
+    for number in range(count):
+        can = rng.choice((TYPES, TYPES, TYPES[:1], TYPES[1:], (*TYPES, "gpu")))
+        agents.append(
+            AgentPlan(
+                rng.choice(namespaces),
+                f"a{number}",
+                rng.choice((1, 1, 2, 2, 3, 5)),
+                frozenset(can),
+                rng.random() < 0.25,
+                rng.choice((0, 0, 0, 2_000, 6_000)),
+            )
+        )
+    rules = SessionRules(
+        hold_min_ms=rng.choice((10_000, 4_000)),
+        hold_per_session_ms=rng.choice((2, 2, 700)),
+        lost_after_ms=rng.choice((750, 300)),
+    )
+    return Settings(
+        namespaces,
+        tuple(agents),
+        rules,
+        latency_s=rng.choice((0.0005, 0.005, 0.05)),
+        loss=rng.choice((0.0, 0.0, 0.1, 0.3)),
+        disk_s=rng.choice((0.002, 0.01, 0.06)),
+        recent_tasks=rng.choice((10_000, 10_000, 10_000, 24)),
+        seconds=rng.uniform(5.0, 20.0),
+    )
+
+
+def _task(rng: Random, number: int) -> TaskPlan:
+    task_type = rng.choice(TYPES)
+    roll = rng.random()
+    requirements = None
+    if roll < 0.1:
+        requirements = Requirements(frozenset())
+    elif roll < 0.15:
+        requirements = Requirements(frozenset(TYPES))
+    elif roll < 0.2:
+        requirements = Requirements(frozenset((task_type,)), preferred_capabilities=frozenset(("gpu",)))
+    elif roll < 0.22:
+        no_label = (LabelCondition("zone", LabelOperator.NOT_EXISTS, ()),)
+        requirements = Requirements(frozenset((task_type,)), no_label)
+    retry = RetryPolicy(
+        max_retries=rng.choice((0, 1, 3)),
+        initial_backoff_ms=rng.choice((50, 300, 1_000)),
+        multiplier=rng.choice((1.0, 2.0)),
+        max_backoff_ms=rng.choice((1_000, 60_000)),
+    )
+    return TaskPlan(
+        f"t{number}",
+        task_type,
+        b"d%d" % number,
+        requirements,
+        rng.choice((DEFAULT_PRIORITY, DEFAULT_PRIORITY, rng.randrange(10))),
+        rng.choice((Strategy.LEAST_LOADED, Strategy.ROUND_ROBIN)),
+        timeout_ms=rng.choice((0, 0, 0, rng.randrange(100, 8_000))),
+        queue_timeout_ms=rng.choice((0, 0, 0, rng.randrange(100, 5_000))),
+        execution_timeout_ms=rng.choice((0, 0, rng.randrange(100, 2_000))),
+        retry=retry,
+        max_losses=rng.choice((1, 2, 5)),
+    )
