@@ -2,7 +2,8 @@
 
 What it guards:
 - An attempt is held from its Assign until its report is acknowledged, or until the mesh says it is not ours any more
-  (Revoke, or `drop` in Opened). Reports about attempts that are not held are discarded.
+  (Revoke, or `drop` in Opened). Reports about attempts that are not held are discarded; only Stopped says that their
+  handlers have ended, because until then the mesh counts their slots as taken.
 - A report (Done, Fail, Stopped) is kept until its Ack and sent again on every new stream that keeps the attempt.
 - Nothing but Open goes out before Opened, and what waited for a broken stream is made anew, not resent blindly:
   `held` implies Accept, reports come from the attempts; progress and output are volatile.
@@ -37,6 +38,7 @@ from agentmesh.v1.session_pb2 import (
     Progress,
     SessionLimits,
     Slots,
+    Stopped,
 )
 
 PROTOCOL: Final = 1
@@ -252,9 +254,11 @@ class SessionMachine:
     # ---- frames up -------------------------------------------------------------------------------------------------
 
     def finished(self, attempt: Attempt, report: AgentFrame) -> None:
-        """The handler ended; the report goes out unless the attempt was taken away."""
+        """The handler ended; the report goes out, or only Stopped when the attempt was taken away."""
         self._running.discard(attempt)
-        if self._is_held(attempt) and attempt.report is None:
+        if attempt.fence not in self._held:
+            self._send(AgentFrame(stopped=Stopped(fence=attempt.fence)))
+        elif self._is_held(attempt) and attempt.report is None:
             attempt.report = report
             self._send(report)
 

@@ -850,7 +850,9 @@ class Cancel(message.Message):
 
 @typing.final
 class Revoke(message.Message):
-    """The attempt is no longer this agent's."""
+    """The attempt is no longer this agent's: its result counts no more. Say Stopped once when its handler has ended: until
+    then, or until a stream opens that does not name the attempt as running, its slot may stay taken.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -88,7 +88,9 @@ def test_an_assignment_after_a_drain_says_that_it_was_lifted(machine: SessionMac
     assert kinds(machine) == ["accept"]
 
 
-def test_a_handler_that_goes_on_after_revoke_keeps_its_slot_and_says_nothing(machine: SessionMachine) -> None:
+def test_a_handler_that_goes_on_after_revoke_keeps_its_slot_until_it_says_that_it_ended(
+    machine: SessionMachine,
+) -> None:
     attempt = begin(machine, "a")
     begin(machine, "b")
     assert machine.receive([MeshFrame(revoke=Revoke(fence=b"a"))]).drop == [attempt]
@@ -96,7 +98,7 @@ def test_a_handler_that_goes_on_after_revoke_keeps_its_slot_and_says_nothing(mac
     machine.receive([assign("c")])
     assert kinds(machine) == ["decline"]
     machine.finished(attempt, done("a"))
-    assert not machine.has_frames
+    assert kinds(machine) == ["stopped"]
     assert begin(machine, "d").fence == b"d"
 
 
