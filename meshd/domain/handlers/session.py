@@ -17,7 +17,9 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.handlers.attempts import (
     accepted,
     assignment,
+    conclude_stop,
     lose,
+    release,
     requeue,
 )
 from meshd.domain.handlers.report import report
@@ -121,7 +123,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     session.ttl_only = False
     if command.slots is not None:
         session.slots = command.slots
-    keep, drop, missing = _reconcile(ns, session, command, now)
+    keep, drop, missing = _reconcile(ns, session, command, now, out)
     spec = session.agent.spec
     out.sends.append(
         (
@@ -153,7 +155,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
 
 
 def _reconcile(
-    ns: Namespace, session: Session, command: OpenStream, now: Now
+    ns: Namespace, session: Session, command: OpenStream, now: Now, out: Effects
 ) -> tuple[list[bytes], list[bytes], list]:  # type: ignore[type-arg]
     """Return the fences the agent keeps, those it must drop, and held tasks it does not know of."""
     if not command.takes_work:
@@ -163,14 +165,15 @@ def _reconcile(
     drop = [fence for fence in named if fence not in session.held]
     for fence in keep:
         accepted(ns, session.held[fence], now)
-    # What is void and no longer named has ended: its slot is free.
-    session.quarantine &= named.keys()
-    missing = [
-        task
-        for fence, task in session.held.items()
-        if fence not in named and task.attempt_state is not AttemptState.STOPPING
-    ]
-    return keep, drop, missing
+    # What is void and no longer runs has ended: its slot is free.
+    session.quarantine &= {h.fence for h in command.held if h.phase is not f.HeldPhase.RESULT_PENDING}
+    missing = [task for fence, task in session.held.items() if fence not in named]
+    for task in missing:
+        if task.attempt_state is AttemptState.STOPPING:
+            # Nothing of it runs, so it is stopped.
+            release(ns, session, task)
+            conclude_stop(ns, task, now, out)
+    return keep, drop, [task for task in missing if task.fence in session.held]
 
 
 def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:

@@ -455,3 +455,26 @@ def test_zero_slots_means_draining() -> None:
     assert session.agent.health is Health.DRAINING
     world.submit("t1")
     assert not stream.of(f.Assign)
+
+
+def test_a_stopping_attempt_that_its_agent_does_not_know_is_stopped_when_the_agent_returns() -> None:
+    world = World()
+    session, _ = world.agent("a")
+    world.submit("t1")
+    world.break_stream(session)
+    world.do(c.Cancel(None, "t1", 10_000))
+    world.open(session, held=[])
+    assert world.task("t1").state is TaskState.CANCELLED
+    assert session.free_slots == 1
+
+
+def test_a_void_attempt_whose_result_waits_takes_no_slot_when_the_agent_returns() -> None:
+    world = World()
+    session, stream = world.agent("a")
+    world.submit("t1")
+    world.send(session, f.Accept(fence(stream)))
+    world.break_stream(session)
+    world.do(c.Cancel(None, "t1", 0))
+    assert session.free_slots == 0
+    world.open(session, held=[c.Held(fence(stream), f.HeldPhase.RESULT_PENDING)])
+    assert session.free_slots == 1
