@@ -37,20 +37,27 @@ def dispatch(ns: Namespace, now: Now, out: Effects) -> None:
         elif pool.available:
             ready.append((_order(head), number, pool))
     heapq.heapify(ready)
+    # Until the end of the round: a task that everybody declined must not hold back those behind it.
+    set_aside: dict[Pool, list[Task]] = {}
     while ready:
         _, number, pool = heapq.heappop(ready)
-        _serve(ns, pool, ready[0][0] if ready else None, now, out)
+        declined = set_aside.setdefault(pool, [])
+        _serve(ns, pool, ready[0][0] if ready else None, declined, now, out)
         head = pool.queue.head()
-        if head is not None and pool.available and not _all_declined(pool, head, now):
+        if head is not None and pool.available and len(declined) < MAX_SET_ASIDE:
             heapq.heappush(ready, (_order(head), number, pool))
+    for pool, declined in set_aside.items():
+        for task in declined:
+            pool.queue.push(task)
 
 
-def _serve(ns: Namespace, pool: Pool, until: type_order | None, now: Now, out: Effects) -> None:
-    """Draw from one pool while its head goes before ``until``."""
+def _serve(
+    ns: Namespace, pool: Pool, until: type_order | None, set_aside: list[Task], now: Now, out: Effects
+) -> None:
+    """Draw from one pool while its head goes before ``until``; what every free agent declined is set aside."""
     deep = pool.is_deep()
     kept: Session | None = None
     draws = 0
-    set_aside: list[Task] = []
     queue = pool.queue
     while pool.available and len(set_aside) < MAX_SET_ASIDE:
         task = queue.head()
@@ -74,9 +81,3 @@ def _serve(ns: Namespace, pool: Pool, until: type_order | None, now: Now, out: E
         draws += 1
         if not deep:
             kept = None
-    for task in set_aside:
-        queue.push(task)
-
-
-def _all_declined(pool: Pool, task: Task, now: Now) -> bool:
-    return task.declined is not None and all(declines(task, s, now.mono) for s in pool.available)

@@ -478,3 +478,14 @@ def test_a_void_attempt_whose_result_waits_takes_no_slot_when_the_agent_returns(
     assert session.free_slots == 0
     world.open(session, held=[c.Held(fence(stream), f.HeldPhase.RESULT_PENDING)])
     assert session.free_slots == 1
+
+
+def test_a_task_that_everybody_declined_does_not_hold_back_those_behind_it() -> None:
+    world = World()
+    session, stream = world.agent("a", slots=2, can=("work", "other"))
+    world.submit("t1", "work")
+    world.send(session, f.Slots(0), f.Decline(fence(stream), "not now", 60_000))
+    world.submit("t2", "other")
+    world.submit("t3", "work")
+    world.send(session, f.Slots(2))
+    assert [a.task_id for a in stream.of(f.Assign)] == ["t1", "t2", "t3"]
