@@ -93,7 +93,6 @@ def cancel(ns: Namespace, command: Cancel, now: Now, out: Effects) -> None:
         return
     if not task.cancel_ms:
         task.cancel_ms = now.wall_ms
-        task.cancel_grace_ms = command.grace_ms
         stop(ns, task, OutcomeReason.CANCEL_REQUESTED, command.grace_ms, now, out)
     out.replies.append((command.ticket, copy(task)))
 
@@ -116,6 +115,8 @@ def stop(
         # of one attempt that is handed over, which would begin another.
         if task.cancel_cause in (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE):
             task.cancel_cause = cause
+        if grace_ms < task.cancel_grace_ms:
+            task.cancel_grace_ms = grace_ms
             ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
         changed(task, out)
         return

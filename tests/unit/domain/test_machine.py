@@ -489,3 +489,15 @@ def test_a_task_that_everybody_declined_does_not_hold_back_those_behind_it() -> 
     world.submit("t3", "work")
     world.send(session, f.Slots(2))
     assert [a.task_id for a in stream.of(f.Assign)] == ["t1", "t2", "t3"]
+
+
+def test_the_shorter_grace_counts_when_a_stopping_task_is_cancelled() -> None:
+    world = World()
+    session, stream = world.agent("a")
+    world.submit("t1", timeout_ms=100)
+    world.send(session, f.Accept(fence(stream)))
+    world.wait(0.3)
+    assert world.task("t1").cancel_cause is OutcomeReason.TIMEOUT
+    world.do(c.Cancel(None, "t1", 200))
+    world.wait(0.5)
+    assert world.task("t1").state is TaskState.EXPIRED
