@@ -13,7 +13,7 @@ from itertools import count
 from math import inf
 
 from meshd.domain.drains import Drain
-from meshd.domain.effects import Effects
+from meshd.domain.effects import Effects, Stream
 from meshd.domain.frames import Feature
 from meshd.domain.limits import RECENT_TASKS, SessionRules
 from meshd.domain.liveness import Fleet
@@ -83,8 +83,8 @@ class Namespace:
         self.drains: dict[str, Drain] = {}
         """Drains in force, by id."""
         self.pools = Pools()
-        self.accept_due: deque[tuple[float, Session, list[bytes]]] = deque()
-        """(due, session, fences) in order of time: the timeout is the same for all."""
+        self.accept_due: deque[tuple[float, Session, Stream, list[bytes]]] = deque()
+        """(due, session, stream, fences) in order of time: the timeout is the same for all."""
         self.must_dispatch = False
         self._timers: list[tuple[float, int, Timer, Task | Session | None, int]] = []
         self._timer_numbers = count()
@@ -106,17 +106,20 @@ class Namespace:
         """Ask for a timer; whoever handles it checks that it still means something."""
         heapq.heappush(self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt))
 
-    def sent(self, session: Session, fences: list[bytes], now_mono: float) -> None:
-        """Note that assignments were let out to a session that must accept them in time.
+    def sent(self, session: Session, stream: Stream, fences: list[bytes], now_mono: float) -> None:
+        """Note that assignments were let out to a stream of a session that must accept them in time.
 
         The time counts from here, not from the decision: a slow disk must not look like a deaf agent.
         """
         if Feature.ACCEPT in session.features:
-            self.accept_due.append((now_mono + self.rules.accept_timeout_ms / 1000, session, fences))
+            due = now_mono + self.rules.accept_timeout_ms / 1000
+            self.accept_due.append((due, session, stream, fences))
 
     def postpone_accepts(self, seconds: float) -> None:
         """Give every awaited Accept more time, because the daemon itself stood still."""
-        self.accept_due = deque((due + seconds, session, fences) for due, session, fences in self.accept_due)
+        self.accept_due = deque(
+            (due + seconds, session, stream, fences) for due, session, stream, fences in self.accept_due
+        )
 
     def next_due(self) -> float:
         """Return the monotonic time of the next timer; infinity without one."""

@@ -355,7 +355,7 @@ class Mesh:
         mono = time.monotonic()
         for stream, fences in assigned.items():
             if stream.session is not None:
-                stream.namespace.sent(stream.session, fences, mono)
+                stream.namespace.sent(stream.session, stream, fences, mono)
         self._arm()
 
     def _arm(self) -> None:

@@ -227,7 +227,7 @@ class Daemon:
         for link, frames in messages.items():
             fences = [frame.fence for frame in frames if type(frame) is f.Assign]
             if fences and link.session is not None and not link.closing:
-                self.namespaces[link.namespace].sent(link.session, fences, self.world.time.now)
+                self.namespaces[link.namespace].sent(link.session, link, fences, self.world.time.now)
                 self.world.oracle.assigned(link, fences)
             link.down(frames)
         for stream in effects.closes:

@@ -12,7 +12,7 @@ from meshd.domain.commands import (
     StreamEnded,
 )
 from meshd.domain.drains import words_for
-from meshd.domain.effects import Effects
+from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.handlers.attempts import (
     accepted,
@@ -227,9 +227,12 @@ def lose_session(ns: Namespace, session: Session, cause: str, words: str, now: N
     ns.set_health(session.agent, Health.LOST, words, now, out)
 
 
-def deaf(ns: Namespace, session: Session, fences: list[bytes], now: Now, out: Effects) -> None:
+def deaf(
+    ns: Namespace, session: Session, stream: Stream, fences: list[bytes], now: Now, out: Effects
+) -> None:
     """Take back attempts that were not accepted in time; the session gets no more work until it speaks."""
-    if session.stream is None:
+    if session.stream is not stream:
+        # What the stream carried away was sent again on the next one, with a time of its own.
         return
     unaccepted = [
         task

@@ -25,8 +25,8 @@ ASSIGNED_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
 def run_timers(ns: Namespace, now: Now, out: Effects) -> None:
     """Handle everything that is due."""
     while ns.accept_due and ns.accept_due[0][0] <= now.mono:
-        _, session, fences = ns.accept_due.popleft()
-        deaf(ns, session, fences, now, out)
+        _, session, stream, fences = ns.accept_due.popleft()
+        deaf(ns, session, stream, fences, now, out)
     while (due := ns.pop_due(now.mono)) is not None:
         kind, subject, attempt = due
         if isinstance(subject, Task):

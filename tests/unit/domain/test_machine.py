@@ -501,3 +501,16 @@ def test_the_shorter_grace_counts_when_a_stopping_task_is_cancelled() -> None:
     world.do(c.Cancel(None, "t1", 200))
     world.wait(0.5)
     assert world.task("t1").state is TaskState.EXPIRED
+
+
+def test_the_time_to_accept_counts_anew_on_a_new_stream() -> None:
+    world = World()
+    session, _ = world.agent("a")
+    world.submit("t1")
+    world.wait(0.5)
+    world.break_stream(session)
+    stream = world.open(session)
+    world.wait(0.75)
+    assert not session.deaf
+    world.send(session, f.Accept(fence(stream)))
+    assert world.task("t1").state is TaskState.RUNNING

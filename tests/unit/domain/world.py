@@ -96,7 +96,7 @@ class World:
                         if session.stream is stream:
                             assigned.setdefault(id(stream), (session, []))[1].append(frame.fence)
         for session, fences in assigned.values():
-            self.ns.sent(session, fences, self.mono)
+            self.ns.sent(session, session.stream, fences, self.mono)
         for stream in out.closes:
             if isinstance(stream, FakeStream):
                 stream.closed = True
