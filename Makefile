@@ -192,6 +192,7 @@ stubs-check: stubs $(addprefix stubs-check-,$(LANGUAGES)) ## Compile those stubs
 
 .PHONY: stubs-check-go stubs-check-ts stubs-check-java
 stubs-check-go: stubs
+	@mkdir -p $(OUT)/go/go_agent && cp examples/go_agent/main.go $(OUT)/go/go_agent/
 	@cd $(OUT)/go && go mod init agentmesh/gen 2>/dev/null \
 		&& go mod edit -require=google.golang.org/grpc@v$(GRPC_GO) -require=google.golang.org/protobuf@v$(PROTOC_GEN_GO) \
 		&& go mod tidy 2>/dev/null && go vet ./...
@@ -204,6 +205,17 @@ stubs-check-ts: stubs
 stubs-check-java: stubs
 	@javac -nowarn -proc:none -d build/java-classes -cp '$(TOOLS)/jars/*' $$(find $(OUT)/java -name '*.java') \
 		> build/javac.log 2>&1 || { cat build/javac.log; exit 1; }
+
+# An agent without SDK completes tasks of a real meshd: an early check that the contract serves other languages.
+.PHONY: polyglot-check
+polyglot-check: ## An agent in Go, by generated stubs alone, completes tasks
+	@$(if $(HAVE_GO),$(MAKE) --no-print-directory LANGUAGES=go MISSED= polyglot-check-go,\
+		echo 'polyglot: skipped for want of a toolchain: go')
+
+.PHONY: polyglot-check-go
+polyglot-check-go: stubs-check-go
+	@cd $(OUT)/go && go build -o $(CURDIR)/build/go-agent ./go_agent
+	@$(BIN)/python -m tests.contract.polyglot.complete_a_task go build/go-agent
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------
 

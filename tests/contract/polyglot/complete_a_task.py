@@ -1,0 +1,60 @@
+"""Has an agent in another language complete tasks: python -m tests.contract.polyglot.complete_a_task NAME COMMAND...
+
+The agent gets its address, its id and a token in the environment, as any agent would, and must count words. meshd is
+restarted in between: an agent of the minimal profile comes back by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import grpc
+
+from agentmesh.v1 import payload_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc, task_pb2
+from tests.contract.outside.conftest import issue_token
+from tests.faults.meshd_process import ChildProcess, MeshdProcess
+
+TIMEOUT_S = 20
+
+
+def count_words(stub: scheduler_service_pb2_grpc.SchedulerServiceStub, task_id: str, text: str) -> None:
+    """Submit a task and hold its result against the truth."""
+    spec = task_pb2.TaskSpec(
+        task_id=task_id, task_type="word-count", payload=payload_pb2.Payload(inline=text.encode())
+    )
+    submit = scheduler_service_pb2.SubmitTaskRequest(namespace="default", spec=spec)
+    stub.SubmitTask(submit, timeout=TIMEOUT_S, wait_for_ready=True)
+    wait = scheduler_service_pb2.WaitTaskRequest(
+        namespace="default", task_id=task_id, view=scheduler_service_pb2.TASK_VIEW_FULL
+    )
+    wait.timeout.seconds = TIMEOUT_S
+    task = stub.WaitTask(wait, timeout=TIMEOUT_S + 5).task
+    assert task.state == task_pb2.TASK_STATE_SUCCEEDED, task
+    assert task.output.inline == str(len(text.split())).encode(), task.output
+    assert task.attempt.number == 1, task
+
+
+def main(name: str, command: list[str]) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MeshdProcess(Path(folder)) as meshd,
+        grpc.insecure_channel(meshd.address) as channel,
+    ):
+        environment = {
+            "AGENTMESH_ADDRESS": meshd.tcp_address,
+            "AGENTMESH_AGENT_ID": f"{name}-agent",
+            "AGENTMESH_TOKEN": issue_token(channel, f"{name}-agent", "WORKER").value,
+        }
+        stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+        with ChildProcess(name, command, Path(folder), environment):
+            count_words(stub, "first", "one two three")
+            meshd.kill()
+            meshd.start()
+            count_words(stub, "second", "after a restart of meshd")
+    sys.stdout.write(f"{name}: completed its tasks in the minimal profile\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
