@@ -22,8 +22,12 @@ class Rng(Protocol):
         """Return a random integer of so many bits."""
 
 
+def longest_backoff_ms(policy: RetryPolicy, failures: int) -> float:
+    """Return the pause after ``failures`` failed attempts (>= 1) before the random cut, in milliseconds."""
+    exponent = min(failures - 1, 64)
+    return min(policy.max_backoff_ms, policy.initial_backoff_ms * policy.multiplier**exponent)
+
+
 def backoff_ms(policy: RetryPolicy, failures: int, rng: Rng) -> int:
     """Return the pause before the next attempt after ``failures`` failed ones (>= 1), in milliseconds."""
-    exponent = min(failures - 1, 64)
-    pause = min(policy.max_backoff_ms, policy.initial_backoff_ms * policy.multiplier**exponent)
-    return int(pause * (1.0 - JITTER_SHARE * rng.random()))
+    return int(longest_backoff_ms(policy, failures) * (1.0 - JITTER_SHARE * rng.random()))

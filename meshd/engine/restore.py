@@ -9,7 +9,7 @@ from meshd.domain.drains import words_for
 from meshd.domain.handlers.attempts import fence_of
 from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import Fleet
-from meshd.domain.retry import Rng
+from meshd.domain.retry import Rng, longest_backoff_ms
 from meshd.domain.state import Counter, Namespace, Timer
 from meshd.domain.values import (
     AttemptState,
@@ -65,15 +65,17 @@ def new_namespace(
 
 def _place(ns: Namespace, task: Task, now: Now) -> None:
     ns.tasks[task.spec.task_id] = task
+    spec = task.spec
     if task.deadline_ms:
-        ns.arm(_mono(task.deadline_ms, now), Timer.DEADLINE, task)
+        ns.arm(_mono(task.deadline_ms, spec.timeout_ms, now), Timer.DEADLINE, task)
     if task.queue_deadline_ms:
-        ns.arm(_mono(task.queue_deadline_ms, now), Timer.QUEUE_DEADLINE, task)
+        ns.arm(_mono(task.queue_deadline_ms, spec.queue_timeout_ms, now), Timer.QUEUE_DEADLINE, task)
     if task.state is TaskState.QUEUED:
         ns.enqueue(task)
         return
     if task.state is TaskState.WAITING:
-        ns.arm(_mono(task.next_attempt_ms, now), Timer.RETRY, task, task.attempt)
+        longest_ms = longest_backoff_ms(spec.retry, task.failures)
+        ns.arm(_mono(task.next_attempt_ms, longest_ms, now), Timer.RETRY, task, task.attempt)
         return
     task.state = TaskState.ASSIGNED
     task.accept_ms = 0
@@ -87,5 +89,6 @@ def _place(ns: Namespace, task: Task, now: Now) -> None:
     ns.sessions[task.session_id].held[task.fence] = task
 
 
-def _mono(wall_ms: int, now: Now) -> float:
-    return now.mono + (wall_ms - now.wall_ms) / 1000
+def _mono(wall_ms: int, longest_ms: float, now: Now) -> float:
+    """Return when a wall time is due; a clock that was set back makes nobody wait longer than ever intended."""
+    return now.mono + min(wall_ms - now.wall_ms, longest_ms) / 1000

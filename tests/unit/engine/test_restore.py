@@ -1,0 +1,26 @@
+"""What a start makes of what was durable."""
+
+from __future__ import annotations
+
+from random import Random
+
+from meshd.domain.effects import Effects
+from meshd.domain.limits import SessionRules
+from meshd.domain.liveness import Fleet
+from meshd.domain.machine import handle
+from meshd.domain.state import Counter
+from meshd.domain.values import NamespaceInfo, Now, Requirements, Task, TaskSpec, TaskState
+from meshd.engine.restore import build
+from meshd.ports.store import Restored
+
+
+def test_a_clock_that_was_set_back_makes_no_retry_wait_longer() -> None:
+    spec = TaskSpec("t1", "work", b"", b"d", Requirements(frozenset(("work",))))
+    task = Task(
+        1, "one", spec, 7, TaskState.WAITING, 0, "agent:x/y", 0, failures=1, next_attempt_ms=3_601_000
+    )
+    restored = Restored([NamespaceInfo("one", "", 0, 2)], [], [task], 2, [], [], [], [], [], {})
+    rules = SessionRules()
+    ns = build(restored, rules, Fleet(rules), Counter(2), Random(1), Now(100.0, 1_000))["one"]
+    handle(ns, [], Now(101.1, 2_100), Effects())
+    assert task.state is TaskState.QUEUED
