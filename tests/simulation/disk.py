@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from meshd.domain.commands import KnownTask
+from meshd.domain.drains import Drain
 from meshd.domain.records import Writes
 from meshd.domain.values import EndedAttempt, NamespaceInfo, Task
 from meshd.ports.store import Restored
@@ -24,6 +25,7 @@ class Batch(NamedTuple):
     outputs: list[tuple[int, bytes]]
     attempts: list[EndedAttempt]
     agents: list[tuple[Any, ...]]
+    drains: list[tuple[Any, ...]]
 
 
 def snapshot(writes: Writes) -> Batch:
@@ -34,6 +36,7 @@ def snapshot(writes: Writes) -> Batch:
         list(writes.outputs),
         list(writes.attempts),
         [rows.agent_to_row(agent) for agent in writes.agents.values()],
+        [rows.drain_to_row(drain) for drain in writes.drains.values()],
     )
 
 
@@ -48,6 +51,8 @@ class Disk:
         self.outputs: dict[int, bytes] = {}
         self.attempts: dict[int, dict[int, EndedAttempt]] = {}
         self.agents: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self.drains: dict[tuple[str, str], Drain] = {}
+        """Those in force."""
         self.namespaces = [NamespaceInfo(name, "", 0, 0) for name in namespaces]
 
     def write(self, batch: Batch) -> list[Task]:
@@ -79,6 +84,11 @@ class Disk:
             self.outputs[key] = output
         for row in batch.agents:
             self.agents[row[0], row[1]] = row
+        for row in batch.drains:
+            drain = rows.drain_from_row(row)
+            self.drains.pop((drain.namespace, drain.drain_id), None)
+            if not drain.lift_ms:
+                self.drains[drain.namespace, drain.drain_id] = drain
         return touched
 
     def restore(self) -> Restored:
@@ -95,7 +105,7 @@ class Disk:
             revocations=[],
             signing_keys=[],
             audit_heads={},
-            drains=[],
+            drains=list(self.drains.values()),
         )
 
     def task(self, key: int) -> Task:

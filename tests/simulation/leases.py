@@ -200,7 +200,12 @@ class Leases:
                 raise Violation(
                     f"P4: {name} is kept {now.mono - seen.broken:.1f} s after its connection ended"
                 )
-            ready = session.stream is not None and session.takes_work and session.slots > 0
+            ready = (
+                session.stream is not None
+                and session.takes_work
+                and session.slots > 0
+                and not session.drained
+            )
             if ready and not session.deaf and session.bucket < 0 and now.mono - seen.alive < 0.2:
                 raise Violation(f"{name} has just spoken and is offered no work")
         self._check_accepts(daemon, now)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
+from meshd.domain.drains import Drain, words_for
 from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.invariants import violations
@@ -87,6 +88,9 @@ class Oracle:
                 raise Violation(f"P5: {task.spec.task_id} was restored without its session")
         for ns in daemon.namespaces.values():
             self._fence_mark[ns.name] = ns.info.epoch << 40
+            in_force = {drain_id for name, drain_id in self.world.disk.drains if name == ns.name}
+            if ns.drains.keys() != in_force:
+                raise Violation("the drains in force are not those that are durable")
             self._invariants(ns)
         self.leases.started(daemon)
         self.timing.started(daemon)
@@ -133,7 +137,9 @@ class Oracle:
         found = violations(ns)
         for session in ns.sessions.values():
             used = len(session.held) + len(session.quarantine)
-            if session.free_slots != max(0, session.slots - used):
+            if session.drained != words_for(ns.drains.values(), session.agent.spec):
+                found.append(f"{session.agent.spec.agent_id} is drained or not against the rules")
+            if session.free_slots != (0 if session.drained else max(0, session.slots - used)):
                 found.append("free slots are not derived")
             for task in session.held.values():
                 if task.attempt_state not in (
@@ -165,6 +171,8 @@ class Oracle:
                 raise Violation(f"{session.agent.spec.agent_id} is given more than it has slots")
             if not fits(task.spec.requirements, session.agent.spec):
                 raise Violation(f"{frame.task_id} went to an agent that does not fit")
+            if session.drained:
+                raise Violation(f"{frame.task_id} went to an agent that is drained")
             if turned_down(task, session, now_mono := self.world.time.now):
                 raise Violation(f"{frame.task_id} went at {now_mono} to an agent that has just declined it")
             fresh.append((task, session))
@@ -364,6 +372,13 @@ class Oracle:
             self.cancelled.add((namespace, task_id))
             if not self.world.disk.task(reply.key).cancel_ms:
                 raise Violation(f"the cancel of {task_id} was acknowledged before it was durable")
+
+    def drained(self, drain: Drain, reply: c.Drained) -> None:
+        """An operator got the answer of a drain that nobody has lifted."""
+        if (drain.namespace, drain.drain_id) not in self.world.disk.drains:
+            raise Violation("a drain was acknowledged before it was durable")
+        if reply.drain is None or reply.drain.selector != drain.selector:
+            raise Violation("another drain was acknowledged than was asked for")
 
     # ---- agents
 

@@ -107,6 +107,7 @@ FAULTS = (
     ("jump", 2),
     ("lag", 3),
     ("together", 2),
+    ("operator_drain", 3),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
 WEIGHTS = tuple(weight for _, weight in FAULTS)

@@ -10,11 +10,13 @@ from typing import Any
 import meshd.domain.handlers.submit as submit_module
 import meshd.domain.state as state_module
 from meshd.domain import commands as c
+from meshd.domain.drains import AgentSelector, Drain, drain_id
 from meshd.domain.errors import Refusal
-from meshd.domain.values import AgentSpec, AgentType, Requirements, Session, Task, TaskSpec
+from meshd.domain.values import Requirements, Session, Task, TaskSpec
 from tests.simulation.agents import Agent
-from tests.simulation.daemon import KILL_POINTS, Daemon
+from tests.simulation.daemon import Daemon
 from tests.simulation.disk import Disk
+from tests.simulation.faults import AGENT_FAULTS, WORLD_FAULTS
 from tests.simulation.history import plain
 from tests.simulation.network import CALL_TIMEOUT_S, Call
 from tests.simulation.oracle import Oracle
@@ -48,11 +50,13 @@ class World:
         self.daemon: Daemon | None = None
         self.agents: list[Agent] = []
         self.specs: dict[tuple[str, str], TaskPlan] = {}
-        self._latency_s = settings.latency_s
-        self._disk_stall_until = 0.0
-        self._disk_fails = False
+        self.drains: dict[tuple[str, str], None] = {}
+        """Drains that somebody asked for and has not lifted."""
+        self.latency_s = settings.latency_s
+        self.disk_stall_until = 0.0
+        self.disk_fails = False
         self._numbers = 0
-        self._restart_s = 0.5
+        self.restart_s = 0.5
         self._open_calls = 0
         self._over = False
         self.oracle = Oracle(self)
@@ -98,11 +102,13 @@ class World:
         """No faults from here on; everybody who is gone comes back."""
         self._over = True
         self.loss = 0.0
-        self._latency_s = min(self._latency_s, 0.005)
+        self.latency_s = min(self.latency_s, 0.005)
         self.kill_at = None
-        self._disk_fails = False
-        self._disk_stall_until = 0.0
+        self.disk_fails = False
+        self.disk_stall_until = 0.0
         self.note("---- no more faults")
+        for drained, in_force in list(self.drains):
+            self.lift_drain(drained, in_force)
         for namespace in self.plan.settings.namespaces:
             can = frozenset(("work", "other", "gpu"))
             self.spawn(namespace, "finisher", slots=3, can=can, minimal=False, lease_ttl_ms=0)
@@ -131,7 +137,7 @@ class World:
             if self.time.now < daemon.frozen_until:
                 self.daemon_freezes.pop()
             daemon.die()
-            self.time.after(self._restart_s, self._boot)
+            self.time.after(self.restart_s, self._boot)
 
     def reached(self, point: str) -> bool:
         """Kill the daemon if that is planned at this point; return whether it is dead."""
@@ -144,18 +150,18 @@ class World:
     def disk_delay(self) -> float:
         """Return how long the next commit takes."""
         own = self.plan.settings.disk_s * (0.5 + self.rng.random())
-        return own + max(0.0, self._disk_stall_until - self.time.now)
+        return own + max(0.0, self.disk_stall_until - self.time.now)
 
     def take_disk_failure(self) -> bool:
         """Return whether this commit fails."""
-        fails, self._disk_fails = self._disk_fails, False
+        fails, self.disk_fails = self.disk_fails, False
         return fails
 
     # ---- the network
 
     def latency(self) -> float:
         """Return how long the next message is under way."""
-        return self._latency_s * (0.5 + self.rng.random())
+        return self.latency_s * (0.5 + self.rng.random())
 
     def reachable(self, agent: Agent) -> Daemon | None:
         """Return the daemon if the agent can connect to it."""
@@ -273,6 +279,37 @@ class World:
 
         self.call(ask, answered, lambda: None)
 
+    def start_drain(self, namespace: str, pattern: str, grace_ms: int, *, hand_over: bool) -> None:
+        """Drain agents until it is lifted."""
+        selector = AgentSelector(pattern)
+        drain = Drain(namespace, drain_id(selector), selector, "", "agent:x/y", 0)
+        self.drains[namespace, drain.drain_id] = None
+
+        def ask(daemon: Daemon, ticket: Call) -> None:
+            daemon.post(namespace, c.StartDrain(ticket, drain, hand_over, grace_ms))
+
+        def answered(reply: c.Drained) -> None:
+            if (namespace, drain.drain_id) in self.drains:
+                self.oracle.drained(drain, reply)
+
+        self.call(ask, answered, lambda: None)
+
+    def lift_drain(self, namespace: str, which: str) -> None:
+        """Lift a drain, again and again until there is a reply."""
+        self.drains.pop((namespace, which), None)
+        self._open_calls += 1
+
+        def ask(daemon: Daemon, ticket: Call) -> None:
+            daemon.post(namespace, c.LiftDrain(ticket, which))
+
+        def answered(reply: c.Drained) -> None:
+            self._open_calls -= 1
+
+        def lost() -> None:
+            self.time.after(self.rng.random(), self.call, ask, answered, lost)
+
+        self.call(ask, answered, lost)
+
     def _read(self, namespace: str, task_id: str) -> None:
         def ask(daemon: Daemon, ticket: Call) -> None:
             ns = daemon.namespaces[namespace]
@@ -330,165 +367,3 @@ def _spec(task: TaskPlan) -> TaskSpec:
         max_losses=task.max_losses,
         default_requirements=requirements is None,
     )
-
-
-# ---- faults of agents
-
-
-def _break(world: World, agent: Agent, event: Event) -> None:
-    if agent.link is not None:
-        agent.link.cut(event.amount * 0.05, (event.detail % 7) * event.amount * 0.3)
-
-
-def _block(world: World, agent: Agent, event: Event) -> None:
-    """The agent's network is away, in one direction or both; keepalive finds it, or does not."""
-    until = world.time.now + event.amount**2 * 14.0
-    ways = event.detail % 4
-    if ways != 1:
-        agent.up_blocked_until = until
-    if ways != 2:
-        agent.down_blocked_until = until
-    if event.detail % 3 and agent.link is not None:
-        agent.link.end_later(world.time.now + 1.7 + event.amount * 0.5)
-
-
-def _freeze_agent(world: World, agent: Agent, event: Event) -> None:
-    seconds = event.amount**2 * 14.0
-    agent.frozen_until = world.time.now + seconds
-    if seconds > 1.7 and event.detail % 3 and agent.link is not None:
-        agent.link.cut(1.7 + event.amount * 0.3, seconds)
-
-
-def _die(world: World, agent: Agent, event: Event) -> None:
-    world.note("%s dies", agent)
-    agent.die()
-    if event.detail % 4:
-        world.time.after(event.amount * 6.0, world.respawn, agent)
-
-
-def _twin(world: World, agent: Agent, event: Event) -> None:
-    world.respawn(agent)
-
-
-def _leave(world: World, agent: Agent, event: Event) -> None:
-    agent.leave()
-    world.time.after(event.amount * 3.0, world.respawn, agent)
-
-
-def _drain(world: World, agent: Agent, event: Event) -> None:
-    agent.drain(event.amount * 5.0)
-
-
-def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
-    """The agent comes back on a Heartbeat stream for a while."""
-    agent.takes_work = False
-
-    def back() -> None:
-        agent.takes_work = True
-        if agent.link is not None:
-            agent.link.cut(0.0, 0.0)
-
-    world.time.after(event.amount * 5.0, back)
-    if agent.link is not None:
-        agent.link.cut(0.0, 0.0)
-
-
-def _revoke(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        world.daemon.post(agent.namespace, c.RevokeAgent(None, agent.agent_id))
-
-
-def _deregister(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        command = c.Deregister(None, agent.agent_id, agent.machine.session_id)
-        world.daemon.post(agent.namespace, command)
-
-
-def _declare(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
-        spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(("gpu",)), slots=2)
-        world.daemon.post(agent.namespace, c.Declare(None, spec))
-
-
-AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
-    "break": _break,
-    "block": _block,
-    "freeze_agent": _freeze_agent,
-    "die": _die,
-    "twin": _twin,
-    "leave": _leave,
-    "drain": _drain,
-    "heartbeat_only": _heartbeat_only,
-    "revoke": _revoke,
-    "declare": _declare,
-    "deregister": _deregister,
-}
-
-
-# ---- faults of the daemon's host and of many at once
-
-
-def _kill(world: World, event: Event) -> None:
-    world._restart_s = 0.1 + event.amount**2 * (8.0 if event.detail % 5 == 0 else 2.0)
-    world.kill("at an instant")
-
-
-def _kill_at(world: World, event: Event) -> None:
-    world._restart_s = 0.1 + event.amount
-    world.kill_at = KILL_POINTS[event.detail % len(KILL_POINTS)]
-
-
-def _freeze_daemon(world: World, event: Event) -> None:
-    daemon = world.daemon
-    now = world.time.now
-    if daemon is None or daemon.frozen_until > now:
-        return
-    seconds = event.amount**2 * 9.0
-    daemon.frozen_until = now + seconds
-    world.daemon_freezes.append((now + seconds, seconds))
-    if seconds > 2.0:
-        for link in list(daemon.links):
-            if world.rng.random() < 0.4:
-                world.time.after(2.0 + world.rng.random(), link.agent.stream_over, link)
-
-
-def _disk_stall(world: World, event: Event) -> None:
-    world._disk_stall_until = world.time.now + event.amount * 1.5
-
-
-def _disk_fail(world: World, event: Event) -> None:
-    world._restart_s = 0.2 + event.amount
-    world._disk_fails = True
-
-
-def _jump(world: World, event: Event) -> None:
-    world.jumped = True
-    world.wall_shift_ms += event.detail * 7_200 - 3_600_000
-
-
-def _lag(world: World, event: Event) -> None:
-    usual = world.plan.settings.latency_s
-    world._latency_s = 0.1 + event.amount * 0.5
-    world.time.after(event.amount * 3.0, setattr, world, "_latency_s", usual)
-
-
-def _together(world: World, event: Event) -> None:
-    """Half of the fleet, or all of it, has the same fault at once."""
-    fault = (_break, _block, _freeze_agent, _die)[event.detail % 4]
-    alive = [agent for agent in world.agents if not agent.gone]
-    chosen = alive if event.subject % 3 == 0 else alive[::2]
-    for agent in chosen:
-        fault(world, agent, event._replace(detail=event.detail + 3))
-
-
-WORLD_FAULTS: dict[str, Callable[[World, Event], None]] = {
-    "kill": _kill,
-    "kill_at": _kill_at,
-    "freeze_daemon": _freeze_daemon,
-    "disk_stall": _disk_stall,
-    "disk_fail": _disk_fail,
-    "jump": _jump,
-    "lag": _lag,
-    "together": _together,
-}

@@ -1,0 +1,189 @@
+"""The faults: what each kind of event does to a world. Subjects and strengths come from the event, never from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshd.domain import commands as c
+from meshd.domain.drains import AgentSelector, drain_id
+from meshd.domain.values import AgentSpec, AgentType
+from tests.simulation.agents import Agent
+from tests.simulation.daemon import KILL_POINTS
+from tests.simulation.plan import Event
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+# ---- faults of agents
+
+
+def _break(world: World, agent: Agent, event: Event) -> None:
+    if agent.link is not None:
+        agent.link.cut(event.amount * 0.05, (event.detail % 7) * event.amount * 0.3)
+
+
+def _block(world: World, agent: Agent, event: Event) -> None:
+    """The agent's network is away, in one direction or both; keepalive finds it, or does not."""
+    until = world.time.now + event.amount**2 * 14.0
+    ways = event.detail % 4
+    if ways != 1:
+        agent.up_blocked_until = until
+    if ways != 2:
+        agent.down_blocked_until = until
+    if event.detail % 3 and agent.link is not None:
+        agent.link.end_later(world.time.now + 1.7 + event.amount * 0.5)
+
+
+def _freeze_agent(world: World, agent: Agent, event: Event) -> None:
+    seconds = event.amount**2 * 14.0
+    agent.frozen_until = world.time.now + seconds
+    if seconds > 1.7 and event.detail % 3 and agent.link is not None:
+        agent.link.cut(1.7 + event.amount * 0.3, seconds)
+
+
+def _die(world: World, agent: Agent, event: Event) -> None:
+    world.note("%s dies", agent)
+    agent.die()
+    if event.detail % 4:
+        world.time.after(event.amount * 6.0, world.respawn, agent)
+
+
+def _twin(world: World, agent: Agent, event: Event) -> None:
+    world.respawn(agent)
+
+
+def _leave(world: World, agent: Agent, event: Event) -> None:
+    agent.leave()
+    world.time.after(event.amount * 3.0, world.respawn, agent)
+
+
+def _drain(world: World, agent: Agent, event: Event) -> None:
+    agent.drain(event.amount * 5.0)
+
+
+def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
+    """The agent comes back on a Heartbeat stream for a while."""
+    agent.takes_work = False
+
+    def back() -> None:
+        agent.takes_work = True
+        if agent.link is not None:
+            agent.link.cut(0.0, 0.0)
+
+    world.time.after(event.amount * 5.0, back)
+    if agent.link is not None:
+        agent.link.cut(0.0, 0.0)
+
+
+def _revoke(world: World, agent: Agent, event: Event) -> None:
+    if world.daemon is not None:
+        world.daemon.post(agent.namespace, c.RevokeAgent(None, agent.agent_id))
+
+
+def _deregister(world: World, agent: Agent, event: Event) -> None:
+    if world.daemon is not None:
+        command = c.Deregister(None, agent.agent_id, agent.machine.session_id)
+        world.daemon.post(agent.namespace, command)
+
+
+def _declare(world: World, agent: Agent, event: Event) -> None:
+    if world.daemon is not None:
+        agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
+        spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(("gpu",)), slots=2)
+        world.daemon.post(agent.namespace, c.Declare(None, spec))
+
+
+AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
+    "break": _break,
+    "block": _block,
+    "freeze_agent": _freeze_agent,
+    "die": _die,
+    "twin": _twin,
+    "leave": _leave,
+    "drain": _drain,
+    "heartbeat_only": _heartbeat_only,
+    "revoke": _revoke,
+    "declare": _declare,
+    "deregister": _deregister,
+}
+
+
+# ---- faults of the daemon's host and of many at once
+
+
+def _kill(world: World, event: Event) -> None:
+    world.restart_s = 0.1 + event.amount**2 * (8.0 if event.detail % 5 == 0 else 2.0)
+    world.kill("at an instant")
+
+
+def _kill_at(world: World, event: Event) -> None:
+    world.restart_s = 0.1 + event.amount
+    world.kill_at = KILL_POINTS[event.detail % len(KILL_POINTS)]
+
+
+def _freeze_daemon(world: World, event: Event) -> None:
+    daemon = world.daemon
+    now = world.time.now
+    if daemon is None or daemon.frozen_until > now:
+        return
+    seconds = event.amount**2 * 9.0
+    daemon.frozen_until = now + seconds
+    world.daemon_freezes.append((now + seconds, seconds))
+    if seconds > 2.0:
+        for link in list(daemon.links):
+            if world.rng.random() < 0.4:
+                world.time.after(2.0 + world.rng.random(), link.agent.stream_over, link)
+
+
+def _disk_stall(world: World, event: Event) -> None:
+    world.disk_stall_until = world.time.now + event.amount * 1.5
+
+
+def _disk_fail(world: World, event: Event) -> None:
+    world.restart_s = 0.2 + event.amount
+    world.disk_fails = True
+
+
+def _operator_drain(world: World, event: Event) -> None:
+    """An operator drains one agent or all, and lifts that after a while."""
+    namespaces = world.plan.settings.namespaces
+    namespace = namespaces[event.detail % len(namespaces)]
+    pattern = "*" if event.subject % 4 == 0 else f"a{event.subject % 3}"
+    grace_ms = int(event.amount * 2_000)
+    world.start_drain(namespace, pattern, grace_ms, hand_over=event.detail % 2 == 0)
+    selector = AgentSelector(pattern)
+    world.time.after(0.5 + event.amount * 6.0, world.lift_drain, namespace, drain_id(selector))
+
+
+def _jump(world: World, event: Event) -> None:
+    world.jumped = True
+    world.wall_shift_ms += event.detail * 7_200 - 3_600_000
+
+
+def _lag(world: World, event: Event) -> None:
+    usual = world.plan.settings.latency_s
+    world.latency_s = 0.1 + event.amount * 0.5
+    world.time.after(event.amount * 3.0, setattr, world, "latency_s", usual)
+
+
+def _together(world: World, event: Event) -> None:
+    """Half of the fleet, or all of it, has the same fault at once."""
+    fault = (_break, _block, _freeze_agent, _die)[event.detail % 4]
+    alive = [agent for agent in world.agents if not agent.gone]
+    chosen = alive if event.subject % 3 == 0 else alive[::2]
+    for agent in chosen:
+        fault(world, agent, event._replace(detail=event.detail + 3))
+
+
+WORLD_FAULTS: dict[str, Callable[[World, Event], None]] = {
+    "kill": _kill,
+    "kill_at": _kill_at,
+    "freeze_daemon": _freeze_daemon,
+    "disk_stall": _disk_stall,
+    "disk_fail": _disk_fail,
+    "jump": _jump,
+    "lag": _lag,
+    "operator_drain": _operator_drain,
+    "together": _together,
+}
