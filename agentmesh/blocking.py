@@ -28,6 +28,16 @@ def _blocking(
     return call
 
 
+def _iterating(
+    method: Callable[Concatenate[Mesh, P], AsyncGenerator[R, None]],
+) -> Callable[Concatenate[SyncMesh, P], Iterator[R]]:
+    def iterate(self: SyncMesh, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        return _iterate(method(self._mesh, *args, **kwargs))
+
+    functools.update_wrapper(iterate, method)
+    return iterate
+
+
 class SyncMesh:
     """A connection to the mesh; use it as `with SyncMesh() as mesh`. Arguments and methods are those of `Mesh`."""
 
@@ -88,13 +98,19 @@ class SyncMesh:
         self, task_id: str, *, namespace: str | None = None, retry_for_s: float | None = None
     ) -> Iterator[WatchTaskResponse]:
         """Yields the task now, then its changes, progress and output; the last event is its end."""
-        events = self._mesh.watch(task_id, namespace=namespace, retry_for_s=retry_for_s)
-        try:
-            while (event := wait_for_grpc_thread(_next_or_none(events))) is not None:
-                yield event
-        finally:
-            wait_for_grpc_thread(events.aclose())
+        yield from _iterate(self._mesh.watch(task_id, namespace=namespace, retry_for_s=retry_for_s))
+
+    watch_tasks = _iterating(Mesh.watch_tasks)
+    watch_agents = _iterating(Mesh.watch_agents)
 
 
-async def _next_or_none(events: AsyncGenerator[WatchTaskResponse, None]) -> WatchTaskResponse | None:
-    return await anext(events, None)
+def _iterate(items: AsyncGenerator[R, None]) -> Iterator[R]:
+    try:
+        while (item := wait_for_grpc_thread(_next_or_none(items))) is not None:
+            yield item
+    finally:
+        wait_for_grpc_thread(items.aclose())
+
+
+async def _next_or_none(items: AsyncGenerator[R, None]) -> R | None:
+    return await anext(items, None)

@@ -33,9 +33,10 @@ from agentmesh.v1 import (
     scheduler_service_pb2,
     scheduler_service_pb2_grpc,
     task_pb2,
+    watch_pb2,
 )
 from agentmesh.v1.requirements_pb2 import LabelCondition, Requirements
-from agentmesh.watching import TERMINAL_STATES, WatchEvents
+from agentmesh.watching import TERMINAL_STATES, WatchEvents, agent_updates, task_updates
 
 logger = logging.getLogger("agentmesh")
 
@@ -234,6 +235,31 @@ class Mesh(DrainCalls):
         finally:
             grpc_loop().call_soon_threadsafe(events.cancel)
 
+    async def watch_tasks(
+        self,
+        *,
+        states: Sequence[task_pb2.TaskState.ValueType] = (),
+        task_type: str = "",
+        agent_id: str = "",
+        after: watch_pb2.WatchPosition | None = None,
+        namespace: str | None = None,
+        retry_for_s: float | None = None,
+    ) -> AsyncGenerator[scheduler_service_pb2.WatchTasksResponse, None]:
+        """Yields updates about all tasks that meet every condition: the open ones first, then each change.
+
+        Apply the changes of an update in order; when its `reset` is set, forget everything known before that. The
+        stream is opened again when it breaks and goes on where it was; `after` is a position kept from elsewhere.
+        """
+        request = scheduler_service_pb2.WatchTasksRequest(
+            namespace=self._in(namespace), states=states, task_type=task_type, agent_id=agent_id, after=after
+        )
+        updates = task_updates(self._caller, request, retry_for_s)
+        try:
+            while True:
+                yield await on_grpc_thread(updates.next())
+        finally:
+            grpc_loop().call_soon_threadsafe(updates.cancel)
+
     async def cancel(
         self, task_id: str, *, grace_s: float | None = None, namespace: str | None = None
     ) -> task_pb2.Task:
@@ -330,6 +356,40 @@ class Mesh(DrainCalls):
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 return agents
+
+    async def watch_agents(
+        self,
+        *,
+        type: agent_pb2.AgentType.ValueType = agent_pb2.AgentType.AGENT_TYPE_UNSPECIFIED,
+        capabilities: Sequence[str] = (),
+        any_capabilities: Sequence[str] = (),
+        labels: Sequence[LabelCondition | str] = (),
+        health: Sequence[agent_pb2.Health.ValueType] = (),
+        text_prefix: str = "",
+        after: watch_pb2.WatchPosition | None = None,
+        namespace: str | None = None,
+        retry_for_s: float | None = None,
+    ) -> AsyncGenerator[registry_service_pb2.WatchAgentsResponse, None]:
+        """Yields updates about all agents that meet every condition: those that do now, then each change.
+
+        Read as those of `watch_tasks`; conditions are those of `list_agents`.
+        """
+        request = registry_service_pb2.WatchAgentsRequest(
+            namespace=self._in(namespace),
+            type=type,
+            capabilities=capabilities,
+            any_capabilities=any_capabilities,
+            labels=label_conditions(labels),
+            health=health,
+            text_prefix=text_prefix,
+            after=after,
+        )
+        updates = agent_updates(self._caller, request, retry_for_s)
+        try:
+            while True:
+                yield await on_grpc_thread(updates.next())
+        finally:
+            grpc_loop().call_soon_threadsafe(updates.cancel)
 
     async def status(self, *, namespace: str | None = None) -> registry_service_pb2.GetMeshStatusResponse:
         """Returns the daemon's version, the bounds in force, and agents and tasks in numbers."""

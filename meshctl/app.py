@@ -31,6 +31,8 @@ COMMANDS = {
         "meshctl.commands.discover:discover",
         "Find agents by type, skills, labels, free slots and health.",
     ),
+    "top": ("meshctl.commands.top:top", "Show agents, slots, queues and throughput, again and again."),
+    "events": ("meshctl.commands.events:events", "Write a line for every change of agents and tasks."),
     "auth": ("meshctl.commands.auth:auth", "Issue a token for an agent or an operator and print it."),
     "workload": ("meshctl.commands.workload:workload", "Show what agents hold and have done."),
     "task": ("meshctl.commands.task:task", "List, get, cancel, watch and explain tasks."),

@@ -1,6 +1,6 @@
 """Follows one task until its end, across restarts of meshd.
 
-A thread reads the WatchTask stream and opens it again when it breaks; the caller takes events from a queue,
+A thread reads the stream and opens it again when it breaks; the caller takes events from a queue,
 so that it can do other things meanwhile and Ctrl-C works at once. Rule: a task is never given up because a
 connection broke until meshd has been away for `GIVE_UP_S`.
 """
@@ -11,9 +11,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
@@ -37,7 +37,62 @@ class Idle:
 
 
 Event = scheduler_service_pb2.WatchTaskResponse | ConnectionLost | Idle
+_M = TypeVar("_M")
 _Queued = scheduler_service_pb2.WatchTaskResponse | ConnectionLost | Problem
+
+
+class Stream(Generic[_M]):
+    """A stream from meshd that is opened again when it breaks, read by a thread of its own."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        start: Callable[[], Any],
+        take: Callable[[_M], bool],
+        tell: Callable[[ConnectionLost | Problem], None],
+        stayed_away: Callable[[], Problem],
+    ) -> None:
+        """`start` opens the stream, `take` gets each message and returns whether it is the last."""
+        self._mesh = mesh
+        self._start = start
+        self._take = take
+        self._tell = tell
+        self._stayed_away = stayed_away
+        self._stopped = threading.Event()
+        self._call: grpc.Call | None = None
+
+    def stop(self) -> None:
+        """Ends the stream."""
+        self._stopped.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def read(self) -> None:
+        """Reads until the last message, a refusal, `stop`, or until meshd has been away for `GIVE_UP_S`."""
+        lost_since_s: float | None = None
+        while not self._stopped.is_set():
+            try:
+                stream = self._start()
+                self._call = stream
+                for message in stream:
+                    lost_since_s = None
+                    if self._take(message):
+                        return
+            except grpc.RpcError as error:
+                problem = self._mesh.problem(error)
+                if self._stopped.is_set():
+                    return
+                if problem.code != ExitCode.UNREACHABLE:
+                    self._tell(problem)
+                    return
+                if lost_since_s is not None and time.monotonic() - lost_since_s > GIVE_UP_S:
+                    self._tell(self._stayed_away())
+                    return
+            # A stream that ended by itself is a meshd going down.
+            if lost_since_s is None:
+                lost_since_s = time.monotonic()
+                self._tell(ConnectionLost())
+            self._stopped.wait(_RETRY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
 
 
 class Follower:
@@ -47,18 +102,20 @@ class Follower:
         self._mesh = mesh
         self._request = scheduler_service_pb2.WatchTaskRequest(namespace=namespace, task_id=task_id)
         self._queue: queue.Queue[_Queued] = queue.Queue(maxsize=1_000)
-        self._stopped = threading.Event()
-        self._call: grpc.Call | None = None
-        self._thread = threading.Thread(target=self._read, name="watch-task", daemon=True)
+        self._stream: Stream[scheduler_service_pb2.WatchTaskResponse] = Stream(
+            mesh,
+            lambda: mesh.scheduler.WatchTask(self._request, metadata=mesh.metadata),
+            self._take,
+            self._queue.put,
+            self._stayed_away,
+        )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        threading.Thread(target=self._stream.read, name="watch-task", daemon=True).start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stopped.set()
-        if self._call is not None:
-            self._call.cancel()
+        self._stream.stop()
 
     def events(self, idle_s: float) -> Iterator[Event]:
         """Yields events up to the terminal one, and Idle after each `idle_s` without any.
@@ -77,32 +134,9 @@ class Follower:
             if isinstance(event, scheduler_service_pb2.WatchTaskResponse) and is_end(event.task):
                 return
 
-    def _read(self) -> None:
-        lost_since_s: float | None = None
-        while not self._stopped.is_set():
-            try:
-                stream = self._mesh.scheduler.WatchTask(self._request, metadata=self._mesh.metadata)
-                self._call = stream
-                for event in stream:
-                    lost_since_s = None
-                    self._queue.put(event)
-                    if is_end(event.task):
-                        return
-            except grpc.RpcError as error:
-                problem = self._mesh.problem(error)
-                if self._stopped.is_set():
-                    return
-                if problem.code != ExitCode.UNREACHABLE:
-                    self._queue.put(problem)
-                    return
-                if lost_since_s is not None and time.monotonic() - lost_since_s > GIVE_UP_S:
-                    self._queue.put(self._stayed_away())
-                    return
-            # A stream that ended without the task's end is a meshd going down.
-            if lost_since_s is None:
-                lost_since_s = time.monotonic()
-                self._queue.put(ConnectionLost())
-            self._stopped.wait(_RETRY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads reconnects
+    def _take(self, event: scheduler_service_pb2.WatchTaskResponse) -> bool:
+        self._queue.put(event)
+        return is_end(event.task)
 
     def _stayed_away(self) -> Problem:
         task_id, namespace = self._request.task_id, self._request.namespace

@@ -49,6 +49,11 @@ def write_json(value: Message | dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def write_json_line(value: dict[str, Any]) -> None:
+    """Writes one JSON document as one line to standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
 def note(text: str) -> None:
     """Writes an explanation to standard error, out of the way of the result."""
     click.echo(text, err=True)

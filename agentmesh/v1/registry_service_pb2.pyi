@@ -1007,6 +1007,7 @@ class NamespaceStatus(message.Message):
     OLDEST_QUEUED_AGE_FIELD_NUMBER: builtins.int
     UNPLACEABLE_COUNT_FIELD_NUMBER: builtins.int
     UNPLACEABLE_TASK_ID_FIELD_NUMBER: builtins.int
+    ENDED_COUNT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Its name."""
     epoch: builtins.int
@@ -1017,6 +1018,8 @@ class NamespaceStatus(message.Message):
     """Queued tasks that no agent in reach can take, however many slots are free."""
     unplaceable_task_id: builtins.str
     """One of them; empty without any."""
+    ended_count: builtins.int
+    """Tasks that reached a terminal state in this epoch; two looks tell the throughput."""
     @builtins.property
     def agents(self) -> containers.RepeatedCompositeFieldContainer[HealthCount]:
         """Agents by health."""
@@ -1040,10 +1043,11 @@ class NamespaceStatus(message.Message):
         oldest_queued_age: duration_pb2.Duration | None = ...,
         unplaceable_count: builtins.int = ...,
         unplaceable_task_id: builtins.str = ...,
+        ended_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["oldest_queued_age", b"oldest_queued_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "epoch", b"epoch", "free_slots", b"free_slots", "namespace", b"namespace", "oldest_queued_age", b"oldest_queued_age", "tasks", b"tasks", "unplaceable_count", b"unplaceable_count", "unplaceable_task_id", b"unplaceable_task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "ended_count", b"ended_count", "epoch", b"epoch", "free_slots", b"free_slots", "namespace", b"namespace", "oldest_queued_age", b"oldest_queued_age", "tasks", b"tasks", "unplaceable_count", b"unplaceable_count", "unplaceable_task_id", b"unplaceable_task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

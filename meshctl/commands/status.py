@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import click
 
 from agentmesh.v1 import registry_service_pb2
-from meshctl import options, output, rows, words
+from meshctl import options, output, refreshing, rows, words
 from meshctl.agents import list_agents
 from meshctl.mesh import Mesh
+from meshctl.problems import ExitCode
+from meshctl.watching import Watcher
 
-_NAMESPACE_HEADERS = ("NAMESPACE", "AGENTS", "OPEN TASKS", "FREE SLOTS", "OLDEST QUEUED")
+_SHORTEST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.5
+NAMESPACE_HEADERS = ("NAMESPACE", "AGENTS", "OPEN TASKS", "FREE SLOTS", "OLDEST QUEUED")
 
 
 @click.command()
 @options.namespace_option("Only this namespace. Default: every namespace the caller may read.")
 @options.health_option("Only agents of this health; may be given more than once.")
+@click.option(
+    "--watch", is_flag=True, help="Show it again whenever agents change, and every 5 s, until Ctrl-C."
+)
 @options.mesh_command
-def status(invocation: options.Invocation, namespace: str | None, health: Sequence[str]) -> None:
+def status(
+    invocation: options.Invocation, namespace: str | None, health: Sequence[str], watch: bool
+) -> ExitCode:
     """Show the mesh: bounds in force, namespaces and agents."""
+    if not watch:
+        _show(invocation, namespace, health)
+        return ExitCode.DONE
+    mesh = invocation.mesh
+    names = [namespace] if namespace else mesh.namespace_names()
+    with Watcher(mesh, names, agents=True, tasks=False) as watcher:
+        changes = watcher.news(idle_s=_LONGEST_PAUSE_S)
+
+        def wait() -> None:
+            time.sleep(_SHORTEST_PAUSE_S)
+            # All that came meanwhile is in the next view.
+            next(changes)
+            watcher.skip()
+
+        return refreshing.refresh(lambda: _show(invocation, namespace, health, line=True), wait)
+
+
+def _show(
+    invocation: options.Invocation, namespace: str | None, health: Sequence[str], *, line: bool = False
+) -> None:
     mesh = invocation.mesh
     request = registry_service_pb2.GetMeshStatusRequest(namespace=namespace or "")
     summary = mesh.call(mesh.registry.GetMeshStatus, request)
     agents = list_agents(mesh, namespace=namespace, health=health)
     if invocation.json:
-        output.write_json(
-            {"status": output.as_dict(summary), "agents": [output.as_dict(agent) for agent in agents]}
-        )
+        write = output.write_json_line if line else output.write_json
+        write({"status": output.as_dict(summary), "agents": [output.as_dict(agent) for agent in agents]})
         return
     _write_summary(mesh, summary)
     click.echo()
-    output.write_table(_NAMESPACE_HEADERS, [_namespace_row(entry) for entry in summary.namespaces])
+    output.write_table(NAMESPACE_HEADERS, [namespace_row(entry) for entry in summary.namespaces])
     click.echo()
     if agents:
         output.write_table(rows.AGENT_HEADERS, [rows.agent_row(agent) for agent in agents])
@@ -59,7 +88,8 @@ def _write_summary(mesh: Mesh, summary: registry_service_pb2.GetMeshStatusRespon
         )
 
 
-def _namespace_row(entry: registry_service_pb2.NamespaceStatus) -> tuple[str, ...]:
+def namespace_row(entry: registry_service_pb2.NamespaceStatus) -> tuple[str, ...]:
+    """Returns a namespace as a row under NAMESPACE_HEADERS."""
     agents = (f"{item.count} {words.health_word(item.health)}" for item in entry.agents if item.count)
     tasks = (f"{item.count} {item.state.lower()}" for item in entry.tasks if item.count)
     age = entry.oldest_queued_age

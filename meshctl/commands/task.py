@@ -7,7 +7,7 @@ import datetime
 import click
 
 from agentmesh.v1 import scheduler_service_pb2, task_pb2
-from meshctl import explaining, namespaces, options, outcomes, output, progress, rows, words
+from meshctl import explaining, namespaces, news, options, outcomes, output, progress, rows, words
 from meshctl.following import ConnectionLost, Follower
 from meshctl.mesh import PAGE_SIZE
 from meshctl.problems import ExitCode, Problem
@@ -127,12 +127,17 @@ def cancel_task(
 
 
 @task.command("watch")
-@click.argument("task_id")
-@options.namespace_option(_NAMESPACE_HELP)
+@click.argument("task_id", required=False)
+@options.namespace_option(
+    "Namespace of the task, or of all tasks to follow. Default: the one that has the task."
+)
 @options.mesh_command
-def watch_task(invocation: options.Invocation, task_id: str, namespace: str | None) -> ExitCode:
-    """Follow a task until its end, then print its result."""
+def watch_task(invocation: options.Invocation, task_id: str | None, namespace: str | None) -> ExitCode:
+    """Follow a task until its end, then print its result. Without a task: every change of all tasks, until Ctrl-C."""
     mesh = invocation.mesh
+    if task_id is None:
+        names = [namespace] if namespace else mesh.namespace_names()
+        return news.write(mesh, names, as_json=invocation.json, agents=False, tasks=True)
     name = namespaces.of_task(mesh, namespace, task_id)
     display = progress.display()
     try:

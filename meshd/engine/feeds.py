@@ -386,6 +386,11 @@ class Feeds(Generic[T]):
         """True when anybody watches, or left within the last minute."""
         return bool(self._by_namespace)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return sum(feed.watches for feeds in self._by_namespace.values() for feed in feeds.values())
+
     def watch(
         self,
         namespace: str,

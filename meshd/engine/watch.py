@@ -88,7 +88,7 @@ class WatchHub:
     @property
     def size(self) -> int:
         """How many watchers there are."""
-        return sum(map(len, self._watchers.values()))
+        return sum(map(len, self._watchers.values())) + self.agents.watchers + self.tasks.watchers
 
     @property
     def active(self) -> bool:

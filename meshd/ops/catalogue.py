@@ -119,7 +119,7 @@ SESSIONS: Final = Metric(
 SLOTS: Final = Metric("meshd_slots", "gauge", "Slots of all sessions.", NAMESPACE)
 FREE_SLOTS: Final = Metric("meshd_slots_free", "gauge", "Slots without an attempt.", NAMESPACE)
 STREAMS: Final = Metric("meshd_streams", "gauge", "Open streams of agents.", NAMESPACE)
-WATCHERS: Final = Metric("meshd_watchers", "gauge", "Open watches of tasks.")
+WATCHERS: Final = Metric("meshd_watchers", "gauge", "Open watches of tasks and agents.")
 
 # ---- calls
 HANDLED: Final = Metric("meshd_calls_handled", "counter", "Calls and streams ended.", ("method", "code"))

@@ -319,6 +319,7 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
             for h, n in sorted(health.items())
         ],
         tasks=[pb.TaskCount(state=s.name, count=n) for s, n in sorted(states.items())],
+        ended_count=ns.ended_count,
         free_slots=sum(s.free_slots for s in ns.sessions.values() if s.bucket >= 0),
     )
     oldest = min(

@@ -112,7 +112,10 @@ class FakeMeshd(
         #: How often one may look before drained agents are idle, and how often meshd is away instead of answering.
         self.idle_after_looks = 1_000
         self.away_looks = 0
+        self.ended_count = 0
         self.release = threading.Event()
+        self.updates: dict[str, list[list[Any]]] = {"WatchAgents": [], "WatchTasks": []}
+        """Updates of each stream that is opened, in order; after the last ones a stream stays open."""
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
@@ -258,13 +261,31 @@ class FakeMeshd(
                 )
         return found
 
+    def WatchAgents(self, request: Any, context: Context) -> Iterator[Any]:
+        self._enter(request, context)
+        yield from self._updates("WatchAgents", context)
+
+    def WatchTasks(self, request: Any, context: Context) -> Iterator[Any]:
+        self._enter(request, context)
+        yield from self._updates("WatchTasks", context)
+
+    def _updates(self, method: str, context: Context) -> Iterator[Any]:
+        """A scripted stream; the last one stays open until meshctl ends it."""
+        streams = self.updates[method]
+        yield from streams.pop(0) if streams else []
+        if not streams:
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            ended.wait(20)
+
     def GetMeshStatus(self, request: Any, context: Context) -> Any:
         self._enter(request, context)
         answer = registry_service_pb2.GetMeshStatusResponse(version="9.9.9", start_time=now())
+        self.ended_count += 30
         answer.bounds.killed.FromSeconds(1)
         answer.bounds.unreachable.FromSeconds(5)
         answer.bounds.hung.FromSeconds(5)
-        entry = answer.namespaces.add(namespace="production", free_slots=3)
+        entry = answer.namespaces.add(namespace="production", free_slots=3, ended_count=self.ended_count)
         entry.agents.add(health=agent_pb2.HEALTH_HEALTHY, count=2)
         entry.tasks.add(state="QUEUED", count=7)
         entry.oldest_queued_age.FromSeconds(90)

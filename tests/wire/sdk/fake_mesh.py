@@ -334,3 +334,13 @@ class FakeMesh:
         await self._scripted("WatchTask", request, context)
         for event in self.answer["WatchTask"](request):
             await context.write(event)
+
+    async def WatchTasks(self, request: Any, context: Any) -> None:
+        await self._scripted("WatchTasks", request, context)
+        for update in self.answer["WatchTasks"](request):
+            await context.write(update)
+
+    async def WatchAgents(self, request: Any, context: Any) -> None:
+        await self._scripted("WatchAgents", request, context)
+        for update in self.answer["WatchAgents"](request):
+            await context.write(update)
