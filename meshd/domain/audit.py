@@ -26,7 +26,7 @@ class AuditFault(NamedTuple):
 
 def record_hash(record: AuditRecord) -> bytes:
     """Return the hash of a record; its own ``hash`` field is not looked at."""
-    parts = [_PREFIX]
+    hasher = hashlib.sha256(_PREFIX)
     for value in record[:-1]:
         if isinstance(value, str):
             encoded = value.encode()
@@ -36,9 +36,8 @@ def record_hash(record: AuditRecord) -> bytes:
             encoded = b"\x01" if value else b"\x00"
         else:
             encoded = value.to_bytes(8, "big", signed=True)
-        parts.append(len(encoded).to_bytes(4, "big"))
-        parts.append(encoded)
-    return hashlib.sha256(b"".join(parts)).digest()
+        hasher.update(len(encoded).to_bytes(4, "big") + encoded)
+    return hasher.digest()
 
 
 def verify(

@@ -19,11 +19,13 @@ PRIORITIES = 10
 class TaskQueue:
     """Queued tasks of one requirement set."""
 
-    __slots__ = ("_fresh", "_returned", "_top", "size")
+    __slots__ = ("_fresh", "_returned", "_stale", "_top", "size")
 
     def __init__(self) -> None:
         self._fresh: list[deque[Task]] = [deque() for _ in range(PRIORITIES)]
         self._returned: list[list[tuple[int, Task]]] = [[] for _ in range(PRIORITIES)]
+        self._stale = False
+        """True when there may be entries of tasks that are no longer QUEUED."""
         self._top = 0
         """No priority above this one has entries."""
         self.size = 0
@@ -44,11 +46,13 @@ class TaskQueue:
     def removed(self) -> None:
         """Note that a task in here is no longer QUEUED; its entry goes when it comes to the head."""
         self.size -= 1
+        self._stale = True
 
     def head(self) -> Task | None:
         """Return the next task without taking it."""
         if self.size == 0:
-            self._drop_stale()
+            if self._stale:
+                self._drop_stale()
             return None
         task = self._head_of(self._top)
         while task is None and self._top:
@@ -98,4 +102,4 @@ class TaskQueue:
             fresh.clear()
         for returned in self._returned:
             returned.clear()
-        self._top = 0
+        self._stale = False

@@ -52,7 +52,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         call = current_call()
         ns = one_namespace(self._mesh, call)
         self._submission.admit()
-        spec = codec.spec_from(request.spec, new_task_id())
+        spec = codec.spec_from(request.spec, "" if request.spec.task_id else new_task_id())
         (result,) = await self._submission.submit(ns, [spec], call, copies=True)
         if isinstance(result, Refusal):
             raise result
