@@ -95,6 +95,7 @@ class Presence:
         self._absence_noted = False
         self._to_send = asyncio.Event()
         self._renewal_asked = asyncio.Event()
+        self._paced = asyncio.Event()  # the mesh prescribed anew when to beat
         self._news = asyncio.Event()  # something was received, reported, or asked of `leave`
         self._bye_said = asyncio.Event()
         self._is_opening = False  # Open is on its way, Opened has not come
@@ -240,6 +241,8 @@ class Presence:
             received = self._machine.receive(frames)
             if received.start or received.cancel or received.drop:
                 self._deliver(received.start, received.cancel + received.drop)
+            if received.paced:
+                self._paced.set()
             if received.opened:
                 self._is_opening = False
                 self._arrived()
@@ -259,7 +262,7 @@ class Presence:
             limits = self._machine.limits
             pause_s = (_seconds(limits.beat_interval) or 1.0) * self._rng.uniform(0.8, 1.0)
             before_s = self._clock.monotonic()
-            await self._clock.sleep(pause_s)
+            await self._first_of(self._paced, pause_s)
             now_s = self._clock.monotonic()
             self._last_frame_s += max(0.0, now_s - before_s - pause_s)  # this process stalled, not the mesh
             silence_s = now_s - self._last_frame_s
@@ -291,16 +294,23 @@ class Presence:
             self._send_soon()
 
     async def _until_renewal(self) -> None:
-        waits: list[Coroutine[Any, Any, Any]] = [self._renewal_asked.wait()]
-        if not self._identity.is_given:
-            waits.append(self._clock.sleep(max(0.0, self._identity.renew_in_s())))
+        if self._identity.is_given:
+            await self._first_of(self._renewal_asked)
+        else:
+            await self._first_of(self._renewal_asked, max(0.0, self._identity.renew_in_s()))
+
+    async def _first_of(self, event: asyncio.Event, pause_s: float | None = None) -> None:
+        """Returns when the event is set, which it takes back, or after the pause."""
+        waits: list[Coroutine[Any, Any, Any]] = [event.wait()]
+        if pause_s is not None:
+            waits.append(self._clock.sleep(pause_s))
         tasks = [asyncio.create_task(wait) for wait in waits]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
-        self._renewal_asked.clear()
+        event.clear()
 
     # ---- what happens on the way -----------------------------------------------------------------------------------
 

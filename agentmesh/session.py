@@ -31,6 +31,7 @@ from agentmesh.v1.session_pb2 import (
     GoAway,
     HeldAttempt,
     HeldPhase,
+    LeaseAck,
     MeshFrame,
     Open,
     Opened,
@@ -91,6 +92,8 @@ class Received:
     #: No longer ours: stop them, nobody waits for their reports.
     drop: list[Attempt] = field(default_factory=list)
     opened: bool = False
+    #: The mesh prescribed when to beat.
+    paced: bool = False
     reauthenticate: bool = False
     go_away: GoAway | None = None
     #: Set when the mesh says that it assigns nothing new until further notice.
@@ -191,9 +194,7 @@ class SessionMachine:
                 case "assign":
                     self._assigned(frame.assign, received)
                 case "ack":
-                    attempt = self._held.get(frame.ack.fence)
-                    if attempt is not None and attempt.report is not None:
-                        del self._held[attempt.fence]
+                    self._acknowledged(frame.ack.fence)
                 case "cancel":
                     attempt = self._held.get(frame.cancel.fence)
                     if attempt is not None and attempt.report is None and attempt.cancel_reason is None:
@@ -209,7 +210,9 @@ class SessionMachine:
                     received.go_away = frame.go_away
                 case "reauthenticate":
                     received.reauthenticate = True
-                case _:  # LeaseAck says only what any frame says; others are from later versions.
+                case "lease_ack":
+                    self._lease_extended(frame.lease_ack, received)
+                case _:  # from later versions
                     pass
         return received
 
@@ -217,10 +220,25 @@ class SessionMachine:
         received.opened = self.is_open = True
         self.features = frozenset(opened.features)
         if opened.HasField("limits"):
+            received.paced = opened.limits.beat_interval != self.limits.beat_interval
             self.limits = opened.limits
         for fence in opened.drop:
             self._take_away(fence, received)
         self._outbox.extend(a.report for a in self._held.values() if a.report is not None)
+
+    def _acknowledged(self, fence: bytes) -> None:
+        attempt = self._held.get(fence)
+        if attempt is not None and attempt.report is not None:
+            del self._held[fence]
+
+    def _lease_extended(self, ack: LeaseAck, received: Received) -> None:
+        if not ack.HasField("lease_ttl"):
+            return
+        received.paced = True
+        self.limits.beat_interval.CopyFrom(ack.beat_interval)
+        self.limits.lease_ttl.CopyFrom(ack.lease_ttl)
+        self._beat_seq += 1
+        self._send(AgentFrame(beat=Beat(seq=self._beat_seq, lease_ttl=ack.lease_ttl)))
 
     def _assigned(self, assign: Assign, received: Received) -> None:
         known = self._held.get(assign.fence)

@@ -457,7 +457,7 @@ class SessionLimits(message.Message):
     """Largest inline payload."""
     @builtins.property
     def beat_interval(self) -> duration_pb2.Duration:
-        """Longest pause between two beats."""
+        """Longest pause between two beats. It and the TTL follow the size of the fleet; LeaseAck tells changes."""
 
     @builtins.property
     def lease_ttl(self) -> duration_pb2.Duration:
@@ -499,16 +499,22 @@ class Beat(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     SEQ_FIELD_NUMBER: builtins.int
+    LEASE_TTL_FIELD_NUMBER: builtins.int
     seq: builtins.int
     """Rises with every beat of the stream."""
+    @builtins.property
+    def lease_ttl(self) -> duration_pb2.Duration:
+        """The TTL by which the agent goes from now on, on the first beat after a LeaseAck changed it; absent: as before."""
+
     def __init__(
         self,
         *,
         seq: builtins.int = ...,
+        lease_ttl: duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["lease_ttl", b"lease_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lease_ttl", b"lease_ttl", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -892,21 +898,35 @@ class Ack(message.Message):
 
 @typing.final
 class LeaseAck(message.Message):
-    """The lease is extended."""
+    """The lease is extended. It may change the pace of beats, because the fleet grew or shrank. The agent goes by the new
+    pace at once and names the new TTL in its next beat. A longer TTL is in force already; a shorter one is from that beat on.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     BEAT_SEQ_FIELD_NUMBER: builtins.int
+    BEAT_INTERVAL_FIELD_NUMBER: builtins.int
+    LEASE_TTL_FIELD_NUMBER: builtins.int
     beat_seq: builtins.int
     """Newest beat seen."""
+    @builtins.property
+    def beat_interval(self) -> duration_pb2.Duration:
+        """Longest pause between two beats from now on; absent: as before."""
+
+    @builtins.property
+    def lease_ttl(self) -> duration_pb2.Duration:
+        """Time without any frame after which the lease ends, from now on; absent: as before."""
+
     def __init__(
         self,
         *,
         beat_seq: builtins.int = ...,
+        beat_interval: duration_pb2.Duration | None = ...,
+        lease_ttl: duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["beat_interval", b"beat_interval", "lease_ttl", b"lease_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["beat_seq", b"beat_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["beat_interval", b"beat_interval", "beat_seq", b"beat_seq", "lease_ttl", b"lease_ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,12 +133,15 @@ class Settings:
         choices=("json", "text"),
     )
     beat_interval_ms: int = _setting(
-        1_000, "Sessions", "Pace at which agents prove that they live.", bounds=(100, 60_000)
+        1_000,
+        "Sessions",
+        "Pace at which agents prove that they live; slower by itself in fleets of more than 500.",
+        bounds=(100, 60_000),
     )
     lease_ttl_ms: int = _setting(
         3_500,
         "Sessions",
-        "An agent silent for so long is lost; at least twice the beat interval.",
+        "An agent silent for so long is lost; at least twice the beat interval, and longer in proportion with it.",
         bounds=(300, 600_000),
     )
     accept_timeout_ms: int = _setting(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from meshd.domain.pacing import Lease
+
 
 class Feature(IntEnum):
     """Optional parts of the protocol."""
@@ -51,6 +53,8 @@ class Beat(NamedTuple):
     """Sign of life."""
 
     seq: int
+    ttl_ms: int = 0
+    """The TTL by which the agent goes from now on; 0: as before."""
 
 
 class Slots(NamedTuple):
@@ -131,7 +135,7 @@ class Opened(NamedTuple):
     epoch: int
     keep: tuple[bytes, ...]
     drop: tuple[bytes, ...]
-    lease_ttl_ms: int
+    lease: Lease
     disconnected_grace_ms: int
 
 
@@ -174,6 +178,8 @@ class LeaseAck(NamedTuple):
     """The lease is extended."""
 
     beat_seq: int
+    lease: Lease | None = None
+    """The lease by which the agent is to go from now on; None: as before."""
 
 
 class Drain(NamedTuple):

@@ -1,9 +1,11 @@
 """When a session counts as lost. One Fleet serves all namespaces: a reload of a proxy or a stall hits them together.
 
 Rules (design, "The agent's session" 7 to 9):
-- any frame proves the lease; it ends TTL after the last one;
+- any frame proves the lease; it ends TTL after the last one; the TTL follows the size of the fleet (``pacing``), but an
+  agent's is never shorter than the one by which the agent knows to go;
 - the end of a session's connection without Bye costs the session after ``lost_after``, unless more than
-  max(10, 5 %) of all sessions broke within 1 s of it: then, and for restored sessions, only the TTL decides;
+  max(10, 5 %) of all sessions broke within 1 s of it: then, and for restored sessions, only the TTL decides, though of a
+  broken session not more of it than a fleet of this size takes to return;
 - a stall of the daemon extends every lease by its length, and connections that turn out broken within a TTL after it
   are judged by TTL alone (the other sides saw a dead daemon and hung up);
 - when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more.
@@ -22,15 +24,11 @@ from meshd.domain.limits import (
     MASS_EXPIRY_MIN_SESSIONS,
     SessionRules,
 )
-from meshd.domain.values import Session
+from meshd.domain.pacing import Lease, own_lease, paced
+from meshd.domain.values import AgentSpec, Session
 
 STALL_MIN_S = 0.25
 """A pause of the daemon shorter than this is ordinary scheduling."""
-
-
-def ttl_s(session: Session, rules: SessionRules) -> float:
-    """Return the session's lease TTL in seconds."""
-    return (session.agent.spec.lease_ttl_ms or rules.lease_ttl_ms) / 1000
 
 
 class Fleet:
@@ -38,9 +36,12 @@ class Fleet:
 
     def __init__(self, rules: SessionRules) -> None:
         self.rules = rules
+        self.lease = Lease(rules.beat_interval_ms, rules.lease_ttl_ms)
+        """Of agents without settings of their own that are told one now."""
         self.connected = 0
         """Sessions with an open stream."""
         self.hold_until_mono = 0.0
+        self._sessions = 0
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
         self._expiries: deque[float] = deque()
@@ -53,11 +54,22 @@ class Fleet:
         if restored:
             hold_ms = max(self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored)
             self.hold_until_mono = now_mono + hold_ms / 1000
+            self._pace(restored)
 
     def restored(self, session: Session) -> None:
         """Let a restored session's lease end with the hold."""
         session.ttl_only = True
-        session.last_seen_mono = self.hold_until_mono - ttl_s(session, self.rules)
+        session.lease = self.lease_of(session.agent.spec)
+        session.last_seen_mono = self.hold_until_mono - session.lease.ttl_ms / 1000
+
+    def lease_of(self, spec: AgentSpec) -> Lease:
+        """Return the lease by which an agent is to go from now on."""
+        return own_lease(self.lease, spec.lease_ttl_ms)
+
+    def longest_ttl_ms(self, sessions: Iterable[Session]) -> int:
+        """Return the longest TTL by which a session may still go that has none of its own."""
+        followers = (s.lease.ttl_ms for s in sessions if not s.agent.spec.lease_ttl_ms)
+        return max(self.lease.ttl_ms, max(followers, default=0))
 
     def opened(self) -> None:
         """Note that a session's stream opened."""
@@ -67,7 +79,13 @@ class Fleet:
         """Note that a session's connection ended without Bye."""
         self.connected -= 1
         session.broken_mono = now_mono
-        session.ttl_only = now_mono < self._stall_end_mono + ttl_s(session, self.rules)
+        own_ttl_ms = session.agent.spec.lease_ttl_ms
+        session.ttl_only = now_mono < self._stall_end_mono + (own_ttl_ms or self.rules.lease_ttl_ms) / 1000
+        if not own_ttl_ms:
+            # Stretched for slow beats, a lease says nothing about coming back: that agents try every second.
+            return_ms = max(self.rules.lease_ttl_ms, self.rules.hold_per_session_ms * self._sessions)
+            end_mono = max(now_mono + return_ms / 1000, self.hold_until_mono)
+            session.last_seen_mono = min(session.last_seen_mono, end_mono - session.lease.ttl_ms / 1000)
         self._breaks.append(now_mono)
         while self._breaks[0] < now_mono - 60.0:
             self._breaks.popleft()
@@ -98,12 +116,13 @@ class Fleet:
                 session.ttl_only = True
 
     def expired(self, sessions: Iterable[Session], total: int, now_mono: float) -> list[Session]:
-        """Return the sessions whose lease is over, or none while the mesh suspects itself."""
-        over = [s for s in sessions if now_mono - s.last_seen_mono > ttl_s(s, self.rules)]
+        """Return the sessions whose lease is over, or none while the mesh suspects itself; pace those to come."""
+        self._pace(total)
+        over = [s for s in sessions if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000]
         held_back = now_mono < self._brake_until_mono
         if not over or held_back:
             return []
-        window_s = self.rules.lease_ttl_ms / 1000
+        window_s = self.lease.ttl_ms / 1000
         while self._expiries and self._expiries[0] < now_mono - window_s:
             self._expiries.popleft()
         # Sessions that did not come back within the hold are no sign of a stall: the hold was their second chance.
@@ -117,3 +136,7 @@ class Fleet:
             self.braked = False
         self._expiries.extend(now_mono for _ in fresh)
         return over
+
+    def _pace(self, sessions: int) -> None:
+        self._sessions = sessions
+        self.lease = paced(self.rules, sessions, self.lease)

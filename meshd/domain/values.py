@@ -12,6 +12,8 @@ from enum import IntEnum
 from operator import attrgetter
 from typing import NamedTuple
 
+from meshd.domain.pacing import UNTOLD, Lease
+
 
 class Now(NamedTuple):
     """The time, handed to the domain with every batch: it never asks a clock."""
@@ -293,6 +295,10 @@ class Session:
     """Attempts the mesh holds for this session, by fence."""
     quarantine: set[bytes] = field(default_factory=set)
     """Fences that are void but whose handler may still run; each takes a slot."""
+    lease: Lease = UNTOLD
+    """In force: never less than the agent goes by."""
+    told: Lease = UNTOLD
+    """What the agent was told last; in force once it says that it goes by it, or at once what is longer."""
     stream: object | None = None
     """The one liveness stream; an opaque handle of the engine."""
     stream_seq: int = 0

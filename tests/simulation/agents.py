@@ -179,8 +179,8 @@ class Agent:
             daemon.post(self.namespace, c.Register(ticket, spec, token, self._key, token.encode()))
 
         def registered(reply: c.Registered) -> None:
-            ttl_ms = self.lease_ttl_ms or self.world.rules.lease_ttl_ms
-            limits = codec.limits(self.world.rules, ttl_ms, self.world.rules.disconnected_grace_ms)
+            rules = self.world.rules
+            limits = codec.limits(rules, reply.session.told, rules.disconnected_grace_ms)
             self.machine.registered(reply.session.session_id, token.encode(), limits)
             self._lost_session = ""
             self._connect()

@@ -25,7 +25,7 @@ from meshd.domain.handlers.attempts import (
 from meshd.domain.handlers.report import report
 from meshd.domain.handlers.submit import cancel_frame
 from meshd.domain.limits import MAX_SLOTS
-from meshd.domain.liveness import ttl_s
+from meshd.domain.pacing import longer
 from meshd.domain.state import Namespace, Timer
 from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, Now, Session
 
@@ -51,6 +51,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
         ns.agents[agent_id] = agent
     _inherit(agent.spec, command.spec)
     agent.spec = command.spec
+    lease = ns.fleet.lease_of(agent.spec)
     session = Session(
         command.session_id,
         agent,
@@ -58,6 +59,8 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
         command.key_hash,
         command.spec.slots,
         now.wall_ms,
+        lease=lease,
+        told=lease,
         last_seen_mono=now.mono,
         # Until its first stream opens only the TTL decides.
         broken_mono=now.mono,
@@ -125,6 +128,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         session.slots = command.slots
     keep, drop, missing = _reconcile(ns, session, command, now, out)
     spec = session.agent.spec
+    session.lease = session.told = ns.fleet.lease_of(spec)
     out.sends.append(
         (
             session.stream,
@@ -133,7 +137,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
                 ns.info.epoch,
                 tuple(keep),
                 tuple(drop),
-                round(ttl_s(session, ns.rules) * 1000),
+                session.lease,
                 spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms,
             ),
         )
@@ -190,6 +194,8 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
         kind = type(frame)
         if kind is f.Beat:
             session.beat_seq = frame.seq  # type: ignore[union-attr]
+            if frame.ttl_ms == session.told.ttl_ms:  # type: ignore[union-attr]
+                session.lease = session.told
         elif kind is f.Slots:
             _set_slots(ns, session, min(frame.slots, MAX_SLOTS), now, out)  # type: ignore[union-attr]
         elif kind is f.Bye:
@@ -197,11 +203,20 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
             return
         else:
             report(ns, session, frame, now, out)
+    if f.Feature.LEASE_ACK in session.features:
+        _extend_lease(ns, session, now, out)
+
+
+def _extend_lease(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
+    """Tell an agent that its lease is extended, when that is due, and at once when its pace changes."""
+    lease = ns.fleet.lease_of(session.agent.spec)
+    changes = lease != session.told
     # Well within TTL/3, so that the agent can tell a dead connection from a quiet one.
-    ack_due = now.mono - session.lease_ack_mono >= ttl_s(session, ns.rules) / 4
-    if ack_due and f.Feature.LEASE_ACK in session.features:
+    if changes or now.mono - session.lease_ack_mono >= session.told.ttl_ms / 4000:
         session.lease_ack_mono = now.mono
-        out.urgent.append((session.stream, f.LeaseAck(session.beat_seq)))
+        session.told = lease
+        session.lease = longer(session.lease, lease)
+        out.urgent.append((session.stream, f.LeaseAck(session.beat_seq, lease if changes else None)))
 
 
 def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) -> None:

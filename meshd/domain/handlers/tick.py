@@ -90,7 +90,7 @@ def sweep(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None
             cause = "hold" if hold else "ttl"
             words = "it did not return after the restart" if hold else "no sign of life within its lease"
             lose_session(ns, session, cause, words, now, out)
-    late_s = 2 * ns.rules.beat_interval_ms / 1000
     for session in ns.sessions.values():
+        late_s = 2 * session.lease.beat_interval_ms / 1000
         if session.bucket >= 0 and now.mono - session.last_seen_mono > late_s:
             suspect(ns, session, now, out)

@@ -15,6 +15,7 @@ from meshd.domain.limits import (
     MAX_OUTPUT_CHUNK_BYTES,
     SessionRules,
 )
+from meshd.domain.pacing import Lease
 from meshd.wire import validate
 from meshd.wire.codec.values import duration, enum, timestamp
 
@@ -23,6 +24,12 @@ MIN_INBOUND_BYTES = 512 * 1024
 """An agent that cannot receive one assignment with the largest payload is refused when it opens."""
 FRAME_OVERHEAD_BYTES = 1024
 """Upper bound of a frame without its payload."""
+
+
+def _beat(frame: pb.Beat) -> f.Beat:
+    if not frame.HasField("lease_ttl"):
+        return f.Beat(frame.seq)
+    return f.Beat(frame.seq, validate.duration_ms(frame.lease_ttl, "beat.lease_ttl"))
 
 
 def _done(frame: pb.Done) -> f.Done:
@@ -57,7 +64,7 @@ def _decline(frame: pb.Decline) -> f.Decline:
 
 
 _UP: dict[str, Callable[[Any], f.UpFrame]] = {
-    "beat": lambda m: f.Beat(m.seq),
+    "beat": _beat,
     "slots": lambda m: f.Slots(max(0, m.slots)),
     "accept": lambda m: f.Accept(m.fence),
     "decline": _decline,
@@ -114,11 +121,11 @@ def features(values: Iterable[int]) -> frozenset[int]:
     return frozenset(v for v in values if v in known)
 
 
-def limits(rules: SessionRules, lease_ttl_ms: int, disconnected_grace_ms: int) -> pb.SessionLimits:
+def limits(rules: SessionRules, lease: Lease, disconnected_grace_ms: int) -> pb.SessionLimits:
     """Return the limits of a session."""
     return pb.SessionLimits(
-        beat_interval=duration(min(rules.beat_interval_ms, lease_ttl_ms // 3)),
-        lease_ttl=duration(lease_ttl_ms),
+        beat_interval=duration(lease.beat_interval_ms),
+        lease_ttl=duration(lease.ttl_ms),
         accept_timeout=duration(rules.accept_timeout_ms),
         max_reconnect_backoff=duration(rules.max_reconnect_backoff_ms),
         disconnected_grace=duration(disconnected_grace_ms),
@@ -150,7 +157,7 @@ def down(frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules) ->
     if type(frame) is f.Ack:
         return pb.MeshFrame(ack=pb.Ack(fence=frame.fence))
     if type(frame) is f.LeaseAck:
-        return pb.MeshFrame(lease_ack=pb.LeaseAck(beat_seq=frame.beat_seq))
+        return _lease_ack(frame)
     if type(frame) is f.Revoke:
         return pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence))
     if type(frame) is f.Cancel:
@@ -171,9 +178,17 @@ def down(frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules) ->
             epoch=frame.epoch,
             keep=frame.keep,
             drop=frame.drop,
-            limits=limits(rules, frame.lease_ttl_ms, frame.disconnected_grace_ms),
+            limits=limits(rules, frame.lease, frame.disconnected_grace_ms),
         )
     )
+
+
+def _lease_ack(frame: f.LeaseAck) -> pb.MeshFrame:
+    ack = pb.LeaseAck(beat_seq=frame.beat_seq)
+    if frame.lease is not None:
+        ack.beat_interval.CopyFrom(duration(frame.lease.beat_interval_ms))
+        ack.lease_ttl.CopyFrom(duration(frame.lease.ttl_ms))
+    return pb.MeshFrame(lease_ack=ack)
 
 
 def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFrame]]:

@@ -75,12 +75,11 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             lambda ticket: c.Register(ticket, spec, session_id, key_hash, resume_hash),
             Entry(call, f"agent:{spec.agent_id}"),
         )
-        ttl_ms = spec.lease_ttl_ms or ns.rules.lease_ttl_ms
         grace_ms = spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms
         return pb.RegisterAgentResponse(
             session_id=registered.session.session_id,
             resume_token=resume_token,
-            limits=limits(ns.rules, ttl_ms, grace_ms),
+            limits=limits(ns.rules, registered.session.told, grace_ms),
             agent=codec.agent_to(registered.agent, ns.info.epoch),
         )
 
@@ -237,9 +236,9 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     async def GetMeshStatus(self, request: pb.GetMeshStatusRequest, context: Any) -> pb.GetMeshStatusResponse:
         """Summarise the mesh."""
         storage = await self._mesh.commits.read(self._mesh.store.measure)
-        rules = self._mesh.rules
+        rules, fleet = self._mesh.rules, self._mesh.fleet
         now_mono = time.monotonic()
-        hold_ms = max(0, round((self._mesh.fleet.hold_until_mono - now_mono) * 1000))
+        hold_ms = max(0, round((fleet.hold_until_mono - now_mono) * 1000))
         response = pb.GetMeshStatusResponse(
             version=self._version,
             start_time=timestamp(self._start_ms),
@@ -247,7 +246,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
                 killed=duration(rules.lost_after_ms + SWEEP_SLACK_MS // 2),
                 # Time to the ping, its timeout, then the grace of a broken connection.
                 unreachable=duration(2 * self._keepalive_ms + rules.lost_after_ms + SWEEP_SLACK_MS),
-                hung=duration(rules.lease_ttl_ms + 3 * SWEEP_SLACK_MS),
+                hung=duration(fleet.longest_ttl_ms(self._mesh.sessions()) + 3 * SWEEP_SLACK_MS),
             ),
             namespaces=[_status(ns) for ns in namespaces(self._mesh, current_call())],
             hold_remaining=duration(hold_ms),

@@ -297,3 +297,23 @@ async def test_leaving_while_the_stream_opens_says_bye_on_it(setup: Setup) -> No
     await settle()
     assert leaving.done()
     assert stream.up[-1].HasField("bye")
+
+
+async def test_a_faster_pace_does_not_wait_for_the_end_of_a_slow_pause(setup: Setup) -> None:
+    def beats() -> int:
+        return sum(frame.HasField("beat") for frame in setup.world.streams[0].up)
+
+    async def prescribe(seconds: float) -> None:
+        ack = LeaseAck()
+        ack.beat_interval.FromMilliseconds(round(seconds * 1000))
+        ack.lease_ttl.FromMilliseconds(round(seconds * 3500))
+        setup.world.streams[0].inbox.put_nowait([MeshFrame(lease_ack=ack)])
+        await settle()
+
+    await prescribe(100.0)
+    before = beats()
+    await setup.clock.advance(79.0)
+    assert beats() == before
+    await prescribe(1.0)
+    await setup.clock.advance(5.0)
+    assert beats() >= before + 5

@@ -15,6 +15,7 @@ from agentmesh.v1.session_pb2 import (
     Drain,
     Feature,
     HeldPhase,
+    LeaseAck,
     MeshFrame,
     Opened,
     Revoke,
@@ -212,3 +213,15 @@ def test_a_fresh_token_goes_out_only_where_it_is_understood(machine: SessionMach
     machine.receive([MeshFrame(opened=Opened())])
     machine.fresh_token("t")
     assert not machine.has_frames
+
+
+def test_a_new_pace_is_taken_and_named_in_a_beat_at_once(machine: SessionMachine) -> None:
+    assert not machine.receive([MeshFrame(lease_ack=LeaseAck(beat_seq=1))]).paced
+    assert kinds(machine) == []
+    ack = LeaseAck(beat_seq=1)
+    ack.beat_interval.FromSeconds(20)
+    ack.lease_ttl.FromSeconds(70)
+    assert machine.receive([MeshFrame(lease_ack=ack)]).paced
+    assert machine.limits.beat_interval.ToSeconds() == 20
+    (frame,) = machine.take_batch()
+    assert frame.beat.lease_ttl.ToSeconds() == 70
