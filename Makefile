@@ -128,7 +128,7 @@ demo: $(RUN) ## A mesh, a few agents and their tasks, in one minute
 	@$(BIN)/python -m examples.demo
 
 .PHONY: bench
-bench: $(RUN) ## Measure it on this machine
+bench: $(RUN) ## Measure it on this machine, beside a bare gRPC server
 	@$(BIN)/python -m bench
 
 # ---- stubs for other languages ---------------------------------------------------------------------------------

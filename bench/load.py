@@ -1,8 +1,8 @@
 """The load of one round, as a process of its own: hand-made agents and submitters on the generated stubs.
 
 Agents answer a message of assignments by one message of Accept and Done; submitters keep a fixed number of calls in
-flight. Every call carries a real token, and submitters take turns with as many principals as they are told.
-Prints one line of JSON.
+flight. Every call carries a real token, and submitters take turns with as many principals as they are told; or, with
+none, they submit over the operator's socket without a token. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Run:
             self.done.set()
 
 
-async def connect(channel: grpc.aio.Channel, agent_id: str, metadata: Metadata) -> Any:
-    """Register an agent and open its Work stream."""
+async def connect(channel: grpc.aio.Channel, agent_id: str, metadata: Metadata) -> tuple[Any, float]:
+    """Register an agent and open its Work stream; returns it and the pace of beats it was told, in seconds."""
     registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
     scheduler: Any = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
     spec = agent_pb2.AgentSpec(
@@ -75,11 +75,11 @@ async def connect(channel: grpc.aio.Channel, agent_id: str, metadata: Metadata) 
     )
     call = scheduler.Work(metadata=metadata)
     await call.write(scheduler_service_pb2.WorkRequest(frames=[session_pb2.AgentFrame(open=opening)]))
-    await call.read()
-    return call
+    opened = await call.read()
+    return call, opened.frames[0].opened.limits.beat_interval.ToTimedelta().total_seconds()
 
 
-async def work(call: Any, run: Run) -> None:
+async def work(call: Any, beat_s: float, run: Run) -> None:
     """Answer assignments until the load ends."""
     writing = asyncio.Lock()  # gRPC takes one write at a time
 
@@ -89,7 +89,7 @@ async def work(call: Any, run: Run) -> None:
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(beat_s)
             await send([session_pb2.AgentFrame(beat=session_pb2.Beat(seq=1))])
 
     beating = asyncio.create_task(beat())
@@ -176,7 +176,7 @@ async def main(options: argparse.Namespace) -> None:
     for n in range(options.agents):
         own = grpc.aio.insecure_channel(options.address, options=LOCAL)
         metadata = await issue(auth, f"agent-{n}", agent_pb2.AGENT_TYPE_WORKER)
-        working.append(asyncio.create_task(work(await connect(own, f"agent-{n}", metadata), run)))
+        working.append(asyncio.create_task(work(*await connect(own, f"agent-{n}", metadata), run)))
     principals = [
         await issue(auth, f"submitter-{n}", agent_pb2.AGENT_TYPE_ORCHESTRATOR)
         for n in range(options.principals)
@@ -185,6 +185,7 @@ async def main(options: argparse.Namespace) -> None:
     registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
     for metadata in principals:
         await registry.GetMeshStatus(registry_service_pb2.GetMeshStatusRequest(), metadata=metadata)
+    principals = principals or [(("agentmesh-namespace", "default"),)]
     scheduler: Any = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
     print("ready", flush=True)  # the parent reads the server's processor time now
     begin = time.monotonic()
@@ -213,7 +214,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--in-flight", type=int, default=40)
     parser.add_argument("--rate", type=float, default=0.0)
-    parser.add_argument("--principals", type=int, default=1_000)
+    parser.add_argument("--principals", type=int, default=1_000, help="0: the operator's socket, no token")
     return parser.parse_args()
 
 

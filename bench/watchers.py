@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc
-from bench.__main__ import LOAD_CORE, OUT, cpu_s, end, first_line, meshd, start
+from bench.processes import LOAD_CORE, cpu_s, end, first_line, meshd, start
 
 WATCHERS_PER_CHANNEL = 50
 WORKERS = 2
@@ -180,7 +180,6 @@ def main() -> None:
     if options.watch:
         asyncio.run(watch(options.watch[0], int(options.watch[1])))
         return
-    OUT.mkdir(parents=True, exist_ok=True)
     for per_s in options.changes:
         print(json.dumps(latency(options.watchers, per_s, options.seconds)), flush=True)
     with meshd() as (server, address):
