@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+from meshd.domain import census
 from meshd.domain.drains import words_for
 from meshd.domain.placement.matching import fits
 from meshd.domain.placement.pools import load_bucket
 from meshd.domain.state import Namespace
 from meshd.domain.values import Session, TaskState
+
+OPEN_STATES = (TaskState.WAITING, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 def violations(ns: Namespace) -> list[str]:
@@ -26,6 +29,9 @@ def _queues_and_tasks(ns: Namespace) -> list[str]:
         if pool.queue.size != len(live):
             found.append(f"queue size {pool.queue.size} but {len(live)} queued tasks")
         queued.update(task.key for task in live)
+    states = Counter(task.state for task in ns.tasks.values())
+    if census.open_tasks(ns) != {state: states[state] for state in OPEN_STATES}:
+        found.append(f"the census counts {census.open_tasks(ns)}, the tasks are {dict(states)}")
     for task_id, task in ns.tasks.items():
         name = f"{task_id} is {task.state.name}"
         if task.terminal:

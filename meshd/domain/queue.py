@@ -8,6 +8,7 @@ task is QUEUED and its ticket is current.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 
@@ -74,9 +75,21 @@ class TaskQueue:
         return task
 
     def before(self, task: Task) -> int:
-        """Return how many queued tasks go before this one. Linear: for explanations only."""
-        mine = (-task.spec.priority, task.key)
-        return sum(1 for other in self if (-other.spec.priority, other.key) < mine)
+        """Return about how many queued tasks go before this one: those cancelled lately may still be counted."""
+        priority = task.spec.priority
+        above = range(priority + 1, PRIORITIES)
+        return (
+            sum(len(self._fresh[p]) + len(self._returned[p]) for p in above)
+            + bisect_left(self._fresh[priority], task.key, key=lambda other: other.key)
+            + sum(key < task.key for key, _ in self._returned[priority])
+        )
+
+    def firsts(self) -> Iterator[Task]:
+        """The first task of each priority: the one that arrived before all others of it."""
+        for priority in range(self._top + 1):
+            task = self._head_of(priority)
+            if task is not None:
+                yield task
 
     def __iter__(self) -> Iterator[Task]:
         """Queued tasks in no particular order."""

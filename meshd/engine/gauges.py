@@ -1,15 +1,12 @@
-"""Counts the mesh for its gauges, on the event loop's thread.
-
-Rule: the cost grows with agents and held attempts, and sets of requirements, not with the backlog: a scrape must not stall the loop.
-"""
+"""Counts the mesh for its gauges, on the event loop's thread; what is counted how stands in ``domain/census``."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 
+from meshd.domain import census
 from meshd.domain.state import Namespace
-from meshd.domain.values import AttemptState, TaskState
 from meshd.engine.mesh import Mesh
 from meshd.ports.gauges import MeshGauges, NamespaceGauges
 
@@ -28,32 +25,15 @@ def measure(mesh: Mesh) -> MeshGauges:
 
 def _measure(ns: Namespace, streams: int, wall_ms: int) -> NamespaceGauges:
     sessions = list(ns.sessions.values())
-    queued = sum(pool.queue.size for pool in ns.pools.by_requirements.values())
-    held = Counter(
-        TaskState.ASSIGNED if task.attempt_state is AttemptState.ASSIGNED else TaskState.RUNNING
-        for session in sessions
-        for task in session.held.values()
-    )
-    open_tasks = {
-        TaskState.WAITING: max(0, len(ns.tasks) - queued - held.total()),
-        TaskState.QUEUED: queued,
-        TaskState.ASSIGNED: held[TaskState.ASSIGNED],
-        TaskState.RUNNING: held[TaskState.RUNNING],
-    }
+    oldest_ms = census.oldest_queued_ms(ns)
     return NamespaceGauges(
         namespace=ns.name,
         agents=dict(Counter((agent.spec.type, agent.health) for agent in ns.agents.values())),
-        open_tasks=open_tasks,
-        oldest_queued_s=_oldest_queued_s(ns, wall_ms) if queued else 0.0,
-        unplaceable=sum(pool.queue.size for pool in ns.pools.busy if not pool.served),
+        open_tasks=census.open_tasks(ns),
+        oldest_queued_s=0.0 if oldest_ms is None else max(0, wall_ms - oldest_ms) / 1_000,
+        unplaceable=sum(pool.queue.size for pool in census.without_takers(ns)),
         sessions=dict(Counter(session.agent.health for session in sessions)),
         streams=streams,
         slots=sum(session.slots for session in sessions),
         free_slots=sum(session.free_slots for session in sessions),
     )
-
-
-def _oldest_queued_s(ns: Namespace, wall_ms: int) -> float:
-    # Open tasks stand in order of arrival, and only attempts and retries stand before the first queued one.
-    oldest = next((task for task in ns.tasks.values() if task.state is TaskState.QUEUED), None)
-    return max(0, wall_ms - oldest.submit_ms) / 1_000 if oldest is not None else 0.0

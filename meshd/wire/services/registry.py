@@ -12,6 +12,7 @@ from typing import Any
 
 from agentmesh.v1 import registry_service_pb2 as pb
 from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
+from meshd.domain import census
 from meshd.domain import commands as c
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
 from meshd.domain.discovery import AgentFilter
@@ -19,7 +20,7 @@ from meshd.domain.drains import Drain, drain_id
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentType, TaskState
+from meshd.domain.values import Agent, AgentType
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.selection import select, until_idle
 from meshd.wire import page_token, validate
@@ -309,7 +310,7 @@ def _within_grant(call: Call, kind: AgentType, capabilities: frozenset[str]) -> 
 
 def _status(ns: Namespace) -> pb.NamespaceStatus:
     health = Counter(agent.health for agent in ns.agents.values())
-    states = Counter(task.state for task in ns.tasks.values())
+    states = census.open_tasks(ns)
     message = pb.NamespaceStatus(
         namespace=ns.name,
         epoch=ns.info.epoch,
@@ -317,18 +318,15 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
             pb.HealthCount(health=int(h), count=n)  # type: ignore[arg-type]
             for h, n in sorted(health.items())
         ],
-        tasks=[pb.TaskCount(state=s.name, count=n) for s, n in sorted(states.items())],
+        tasks=[pb.TaskCount(state=s.name, count=n) for s, n in states.items() if n],
         ended_count=ns.ended_count,
         free_slots=sum(s.free_slots for s in ns.sessions.values() if s.bucket >= 0),
     )
-    oldest = min(
-        (t.submit_ms for t in ns.tasks.values() if t.state is TaskState.QUEUED),
-        default=None,
-    )
-    if oldest is not None:
-        message.oldest_queued_age.CopyFrom(duration(max(0, time.time_ns() // 1_000_000 - oldest)))
-    for pool in ns.pools.busy:
-        head = pool.queue.head() if not pool.served else None
+    oldest_ms = census.oldest_queued_ms(ns)
+    if oldest_ms is not None:
+        message.oldest_queued_age.CopyFrom(duration(max(0, time.time_ns() // 1_000_000 - oldest_ms)))
+    for pool in census.without_takers(ns):
+        head = pool.queue.head()
         if head is not None:
             message.unplaceable_count += pool.queue.size
             message.unplaceable_task_id = message.unplaceable_task_id or head.spec.task_id
