@@ -61,16 +61,9 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         _within_grant(call, spec.type, spec.capabilities)
         if len(request.session_key) != SESSION_KEY_BYTES:
             raise validate.invalid("session_key", f"must be {SESSION_KEY_BYTES} random bytes")
-        agent = ns.agents.get(spec.agent_id)
-        repeated = agent.session if agent is not None else None
         key_hash = sha256(request.session_key).digest()
-        if repeated is not None and repeated.key_hash == key_hash:
-            session_id = repeated.session_id
-        else:
-            session_id = token_hex(16)
-        # Derived, so that a repetition of the call gets the same one though only its hash is kept.
-        resume_token = sha256(b"resume\0" + session_id.encode() + b"\0" + request.session_key).digest()
-        resume_hash = sha256(resume_token).digest()
+        session_id = token_hex(16)
+        resume_hash = sha256(_resume_token(session_id, request.session_key)).digest()
         registered: c.Registered = await self._mesh.ask(
             ns,
             lambda ticket: c.Register(ticket, spec, session_id, key_hash, resume_hash),
@@ -79,7 +72,8 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         grace_ms = spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms
         return pb.RegisterAgentResponse(
             session_id=registered.session.session_id,
-            resume_token=resume_token,
+            # Of the session that counts: a repetition of the call may have come while the first was under way.
+            resume_token=_resume_token(registered.session.session_id, request.session_key),
             limits=limits(ns.rules, registered.session.told, grace_ms),
             agent=codec.agent_to(registered.agent, ns.info.epoch),
         )
@@ -261,6 +255,11 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         )
         await self._mesh.commits.settled()
         return response
+
+
+def _resume_token(session_id: str, session_key: bytes) -> bytes:
+    """Return a session's token, derived so that a repetition of the call gets the same though only its hash is kept."""
+    return sha256(b"resume\0" + session_id.encode() + b"\0" + session_key).digest()
 
 
 def one_namespace(mesh: Mesh, call: Call) -> Namespace:
