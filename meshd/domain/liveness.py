@@ -119,8 +119,11 @@ class Fleet:
         """Return the sessions whose lease is over, or none while the mesh suspects itself; pace those to come."""
         self._pace(total)
         over = [s for s in sessions if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000]
-        held_back = now_mono < self._brake_until_mono
-        if not over or held_back:
+        if now_mono < self._brake_until_mono:
+            return []
+        if not over:
+            # Those that were in doubt have spoken: the next time the mesh suspects itself again.
+            self.braked = False
             return []
         window_s = self.lease.ttl_ms / 1000
         while self._expiries and self._expiries[0] < now_mono - window_s:

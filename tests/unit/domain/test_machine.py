@@ -258,6 +258,22 @@ def test_the_mesh_suspects_itself_when_most_leases_end_together() -> None:
     assert not world.ns.sessions
 
 
+def test_the_mesh_suspects_itself_again_after_everybody_had_come_back() -> None:
+    world = World()
+    sessions = [world.agent(f"a{n}")[0] for n in range(12)]
+    for _ in range(2):
+        world.wait(4.0)
+        assert world.fleet.braked
+        for session in sessions:
+            world.send(session, f.Beat(1))
+        world.wait(3.0)
+        for session in sessions:
+            world.send(session, f.Beat(2))
+        world.wait(1.0)
+        assert not world.fleet.braked
+    assert len(world.ns.sessions) == 12
+
+
 def test_an_assignment_that_is_not_accepted_goes_elsewhere_and_costs_nothing() -> None:
     world = World()
     session, stream = world.agent("a")
