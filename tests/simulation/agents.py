@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from agentmesh.session import Attempt, Received, SessionMachine
 from agentmesh.v1 import session_pb2 as pb
 from agentmesh.v1.payload_pb2 import Payload
+from agentmesh.v1.session_pb2 import Feature
 from meshd.domain import commands as c
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import DownFrame
 from meshd.domain.values import AgentSpec, AgentType, Health
 from meshd.wire.codec import frames as codec
-from tests.simulation.network import Link
+from tests.simulation.network import Call, Link
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
@@ -155,10 +156,7 @@ class Agent:
             link.given_up()
 
     def _register(self) -> None:
-        token = ""
-
-        def ask(daemon: Daemon, ticket: object) -> None:
-            nonlocal token
+        def ask(daemon: Daemon, ticket: Call) -> None:
             known = daemon.namespaces[self.namespace].agents.get(self.agent_id)
             session = known.session if known is not None else None
             if self._lost_session and session is not None and known is not None:
@@ -166,9 +164,9 @@ class Agent:
                 if other and known.health in GOOD_HEALTH:
                     self.world.note("%s finds another in its place and stops", self)
                     self.gone = True
+                    ticket.lose()
                     return
-            repeated = session is not None and session.key_hash == self._key
-            token = session.session_id if repeated and session is not None else f"s{self.world.number()}"
+            session_id = f"s{self.world.number()}"
             spec = AgentSpec(
                 self.agent_id,
                 AgentType.WORKER,
@@ -176,12 +174,14 @@ class Agent:
                 slots=self.slots,
                 lease_ttl_ms=self.lease_ttl_ms,
             )
-            daemon.post(self.namespace, c.Register(ticket, spec, token, self._key, token.encode()))
+            daemon.post(self.namespace, c.Register(ticket, spec, session_id, self._key, session_id.encode()))
 
         def registered(reply: c.Registered) -> None:
+            self.world.oracle.known(self.namespace, self.agent_id)
             rules = self.world.rules
             limits = codec.limits(rules, reply.session.told, rules.disconnected_grace_ms)
-            self.machine.registered(reply.session.session_id, token.encode(), limits)
+            session_id = reply.session.session_id
+            self.machine.registered(session_id, session_id.encode(), limits)
             self._lost_session = ""
             self._connect()
 
@@ -224,8 +224,11 @@ class Agent:
         self._silent_since += max(0.0, now - due)
         self.later(BEAT_S * (0.8 + 0.2 * self.world.rng.random()), self._beat, now + BEAT_S)
         ttl_s = (self.lease_ttl_ms or self.world.rules.lease_ttl_ms) / 1000
-        if self.link is not None and now - self._silent_since > 1.5 * ttl_s:
+        # Without LeaseAck silence says nothing.
+        told = Feature.FEATURE_LEASE_ACK in self.machine.features or not self.machine.is_open
+        if self.link is not None and told and now - self._silent_since > 1.5 * ttl_s:
             self.world.note("%s hears nothing and hangs up", self)
+            self.world.oracle.deserted(self)
             self._retry()
             return
         self.machine.beat()

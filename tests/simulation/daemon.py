@@ -171,7 +171,8 @@ class Daemon:
     def _flush(self) -> None:
         for effects in self.barrier.idle():
             self._release(effects)
-        if not (self.dead or self._committing or self.barrier.in_flight) and self.barrier.pending:
+        # Also while one is in flight: the barrier must refuse a second.
+        if not (self.dead or self._committing) and self.barrier.pending:
             self._committing = True
             window = self.world.rng.choice((0.0, WINDOW_S))
             self.later(self.world.time.now + window, self._begin)
@@ -184,7 +185,6 @@ class Daemon:
             return
         taken = self.barrier.take()
         if taken is None:
-            self._flush()
             return
         number, effects = taken
         self.in_flight = snapshot(effects.writes)

@@ -76,22 +76,30 @@ def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
         agent.link.cut(0.0, 0.0)
 
 
+def _ask(world: World, agent: Agent, make: Callable[[object], c.Command]) -> None:
+    """Ask once for something about an agent."""
+    world.call(
+        lambda daemon, ticket: daemon.post(agent.namespace, make(ticket)), lambda _: None, lambda: None
+    )
+
+
 def _revoke(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        world.daemon.post(agent.namespace, c.RevokeAgent(None, agent.agent_id))
+    agent_id = agent.agent_id if event.detail % 5 else "nobody"
+    _ask(world, agent, lambda ticket: c.RevokeAgent(ticket, agent_id))
 
 
 def _deregister(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        command = c.Deregister(None, agent.agent_id, agent.machine.session_id)
-        world.daemon.post(agent.namespace, command)
+    _ask(world, agent, lambda ticket: c.Deregister(ticket, agent.agent_id, agent.machine.session_id))
 
 
 def _declare(world: World, agent: Agent, event: Event) -> None:
-    if world.daemon is not None:
-        agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
-        spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(("gpu",)), slots=2)
-        world.daemon.post(agent.namespace, c.Declare(None, spec))
+    agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
+    spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(("gpu",)), slots=2)
+    world.call(
+        lambda daemon, ticket: daemon.post(agent.namespace, c.Declare(ticket, spec)),
+        lambda _: world.oracle.known(agent.namespace, agent_id),
+        lambda: None,
+    )
 
 
 AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {

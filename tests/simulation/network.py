@@ -37,6 +37,12 @@ class Call:
         self._on_lost = on_lost
         self._over = False
         daemon.calls[self] = None
+        world.time.after(CALL_TIMEOUT_S, self._time_out)
+
+    def _time_out(self) -> None:
+        if self in self._daemon.calls:
+            self._world.oracle.unanswered(self._daemon)
+            self.lose()
 
     def answer(self, reply: Any) -> None:
         """The daemon answers."""

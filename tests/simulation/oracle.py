@@ -18,6 +18,7 @@ from meshd.domain.placement.matching import fits
 from meshd.domain.state import Namespace
 from meshd.domain.values import (
     AttemptState,
+    Health,
     Now,
     OutcomeReason,
     Session,
@@ -25,7 +26,9 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import Restored
+from tests.simulation.history import plain
 from tests.simulation.leases import Leases
+from tests.simulation.plan import KINDS
 from tests.simulation.timeline import Violation
 from tests.simulation.timing import Timing
 
@@ -121,6 +124,8 @@ class Oracle:
         self._check_idle_slots(ns, now)
         for command, held_before in self._keep:
             self._check_opened(ns, command, held_before, out)
+        self._check_health(ns)
+        self._check_asked(ns, batch)
 
     def swept(self, daemon: Daemon, now: Now) -> None:
         """Check what time alone should have done."""
@@ -150,6 +155,42 @@ class Oracle:
                     found.append(f"{task.spec.task_id} is held though its attempt is over")
         if found:
             raise Violation("; ".join(found))
+
+    @staticmethod
+    def _check_health(ns: Namespace) -> None:
+        """Every agent's health says how it is."""
+        for agent in ns.agents.values():
+            session, health = agent.session, agent.health
+            name = agent.spec.agent_id
+            if session is None:
+                right = health in (Health.DECLARED, Health.LOST)
+            elif ns.sessions.get(session.session_id) is not session:
+                raise Violation(f"{name} has a session that is over")
+            elif session.stream is None:
+                right = health is Health.SUSPECT
+            elif session.deaf:
+                right = health is Health.DEAF
+            elif session.bucket >= 0:
+                right = health is Health.HEALTHY
+            else:
+                right = health in (Health.DRAINING, Health.SUSPECT, Health.HEALTHY)
+            if not right:
+                raise Violation(f"{name} counts as {health.name} with {plain(session)}")
+
+    @staticmethod
+    def _check_asked(ns: Namespace, batch: list[c.Command]) -> None:
+        """What was asked for about agents in this turn has happened."""
+        registered = {x.spec.agent_id for x in batch if isinstance(x, c.Register)}
+        for command in batch:
+            if isinstance(command, c.RevokeAgent) and command.agent_id not in registered:
+                known = ns.agents.get(command.agent_id)
+                if known is not None and known.session is not None:
+                    raise Violation(f"{command.agent_id} was revoked and still has a session")
+            elif isinstance(command, c.Deregister) and command.session_id in ns.sessions:
+                if ns.sessions[command.session_id].agent.spec.agent_id == command.agent_id:
+                    raise Violation(f"{command.agent_id} deregistered and still has a session")
+            elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
+                raise Violation(f"{command.spec.agent_id} is not known")
 
     # ---- order
 
@@ -381,6 +422,22 @@ class Oracle:
             raise Violation("another drain was acknowledged than was asked for")
 
     # ---- agents
+
+    def known(self, namespace: str, agent_id: str) -> None:
+        """An agent was registered or declared, as its caller learned."""
+        if (namespace, agent_id) not in self.world.disk.agents:
+            raise Violation(f"{agent_id} was made known before that was durable")
+
+    def unanswered(self, daemon: Daemon) -> None:
+        """A caller's time is over and the daemon has not answered."""
+        stalled = any(end > self.world.time.now - 5.0 for end, _ in self.world.daemon_freezes)
+        if not daemon.dead and not stalled:
+            raise Violation("a call was not answered within 5 s")
+
+    def deserted(self, agent: Agent) -> None:
+        """An agent hung up because the daemon said nothing."""
+        if not any(event.kind in KINDS for event in self.world.plan.events):
+            raise Violation(f"P12: {agent} heard nothing for 1.5 TTL though nothing is wrong")
 
     def assigned(self, link: Link, fences: list[bytes]) -> None:
         """Assignments were let out to a stream."""

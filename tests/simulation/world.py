@@ -18,7 +18,7 @@ from tests.simulation.daemon import Daemon
 from tests.simulation.disk import Disk
 from tests.simulation.faults import AGENT_FAULTS, WORLD_FAULTS
 from tests.simulation.history import plain
-from tests.simulation.network import CALL_TIMEOUT_S, Call
+from tests.simulation.network import Call
 from tests.simulation.oracle import Oracle
 from tests.simulation.plan import Event, Plan, TaskPlan
 from tests.simulation.timeline import Timeline, Violation
@@ -191,7 +191,6 @@ class World:
             self.time.after(self.rng.random(), on_lost)
             return
         ticket = Call(self, daemon, on_reply, on_lost)
-        self.time.after(CALL_TIMEOUT_S, ticket.lose)
         daemon.later(self.time.now, ask, daemon, ticket)
 
     # ---- agents
@@ -318,6 +317,8 @@ class World:
                 reply = c.Submitted(task_id, True, copy(task))
                 daemon.barrier.collecting.replies.append((ticket, reply))
                 daemon._flush()
+            else:
+                ticket.lose()
 
         def answered(reply: c.Submitted) -> None:
             if reply.task is not None:
