@@ -8,7 +8,7 @@ TOOLS    := build/tools
 RUN      := $(VENV)/.run-stamp
 DEV      := $(VENV)/.dev-stamp
 GEN      := $(CODEGEN)/.stamp
-CODE     := agentmesh meshd meshctl tests bench examples
+CODE     := agentmesh meshd meshctl tests bench examples docs
 # Of the rooms named above, those that exist by now.
 PRESENT   = $(wildcard $(CODE))
 
@@ -216,6 +216,12 @@ polyglot-check: ## An agent in Go, by generated stubs alone, completes tasks
 polyglot-check-go: stubs-check-go
 	@cd $(OUT)/go && go build -o $(CURDIR)/build/go-agent ./go_agent
 	@$(BIN)/python -m tests.contract.polyglot.complete_a_task go build/go-agent
+
+# ---- pages made from the code ----------------------------------------------------------------------------------
+
+.PHONY: docs
+docs: $(DEV) ## Renew what is made from the code: docs/reference, parts of the concepts, deploy/meshd.toml
+	@$(BIN)/python -m docs.generate
 
 # ---- upkeep ----------------------------------------------------------------------------------------------------
 

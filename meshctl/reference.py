@@ -1,4 +1,4 @@
-"""Every command with its arguments and options, for the reference page and its test."""
+"""Every command with its arguments and options, for docs/reference/commands.md and its test."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ class CommandReference(NamedTuple):
     """One command as a reader of the reference needs it."""
 
     path: str
+    usage: str
     help: str
-    arguments: tuple[str, ...]
-    #: Long and short spellings of each option, hidden ones left out.
-    options: tuple[tuple[str, ...], ...]
+    #: Spelling with the value, and help, of each option; hidden ones are left out.
+    options: tuple[tuple[str, str], ...]
 
 
 def every_command() -> Iterator[CommandReference]:
     """Yields the root and every command below it, in the order of `--help`."""
-    yield from _below(cli, click.Context(cli, info_name=PROGRAM))
+    yield from _below(cli, click.Context(cli, info_name=PROGRAM, **cli.context_settings))
 
 
 def _below(command: click.Command, ctx: click.Context) -> Iterator[CommandReference]:
-    shown = command.get_params(ctx)
+    records = (
+        item.get_help_record(ctx) for item in command.get_params(ctx) if isinstance(item, click.Option)
+    )
     yield CommandReference(
         path=ctx.command_path,
+        usage=" ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]),
         help=command.help or "",
-        arguments=tuple(item.make_metavar(ctx) for item in shown if isinstance(item, click.Argument)),
-        options=tuple(
-            tuple(item.opts) for item in shown if isinstance(item, click.Option) and not item.hidden
-        ),
+        options=tuple(record for record in records if record is not None),
     )
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             child = command.get_command(ctx, name)
             assert child is not None
-            yield from _below(child, click.Context(child, info_name=name, parent=ctx))
+            yield from _below(
+                child, click.Context(child, info_name=name, parent=ctx, **child.context_settings)
+            )

@@ -1,9 +1,8 @@
-"""The settings file with every setting explained: ``python -m meshd.config.example > deploy/meshd.toml``."""
+"""The settings file with every setting explained, deploy/meshd.toml; ``make docs`` renews it."""
 
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from dataclasses import fields
 
@@ -29,7 +28,3 @@ def example() -> str:
         lines += ["", *textwrap.wrap(describe(known), WIDTH, initial_indent="# ", subsequent_indent="# ")]
         lines.append(f"#{known.name} = {json.dumps(default)}")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(example())

@@ -150,10 +150,11 @@ def describe(known: Field[Any]) -> str:
     low, high = known.metadata["bounds"]
     allowed = "|".join(known.metadata["choices"]) or (f"{low} to {high}" if high else "")
     text = known.metadata["text"]
-    return f"{text} [{allowed + '; ' if allowed else ''}default: {_shown_default(known)}]"
+    return f"{text} [{allowed + '; ' if allowed else ''}default: {shown_default(known)}]"
 
 
-def _shown_default(known: Field[Any]) -> str:
+def shown_default(known: Field[Any]) -> str:
+    """Return a setting's default as a reader may see it."""
     if known.metadata["shown"]:
         return str(known.metadata["shown"])
     if known.type == "bool":

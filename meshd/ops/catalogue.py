@@ -1,6 +1,6 @@
-"""The catalogue: every metric of meshd with its kind, labels and meaning. ``python -m meshd.ops.catalogue`` prints it.
+"""The catalogue: every metric of meshd with its kind, labels and meaning.
 
-Rule: a metric is declared here, once; the page, docs/metrics.md, the alerts and the dashboard are checked against it.
+Rule: a metric is declared here, once; the page, docs/reference/metrics.md, the alerts and the dashboard are checked against it.
 Names begin with meshd_ and stay. Labels are namespace, type, state, method, code, reason and cause, never an id.
 """
 
@@ -190,7 +190,7 @@ INTRODUCTION: Final = """\
 # Metrics
 
 What `/metrics` on meshd's HTTP port (setting `http_listen`) shows, in the text format of Prometheus.
-This page is made from the code: `python -m meshd.ops.catalogue > docs/metrics.md`; a test compares them.
+Made by `make docs` from `meshd/ops/catalogue.py`.
 
 Labels are never ids, so the number of series is bounded whatever callers send: the first 100 namespaces have series
 of their own, further ones are counted together as `_other`. Times are seconds. Stages of tasks are measured with the
@@ -215,7 +215,7 @@ def every_metric() -> list[Metric]:
 
 
 def page() -> str:
-    """Return docs/metrics.md."""
+    """Return docs/reference/metrics.md."""
     lines = [INTRODUCTION]
     for title, metrics in CATALOGUE.items():
         lines += [f"## {title}", "", "| Metric | Kind | Labels | Meaning |", "|---|---|---|---|"]
@@ -224,7 +224,3 @@ def page() -> str:
             lines.append(f"| `{metric.shown_name}` | {metric.kind} | {labels} | {metric.text} |")
         lines.append("")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(page(), end="")  # noqa: T201 - it is a program here

@@ -1,7 +1,6 @@
 """The page of metrics: names and labels are a contract with everybody's dashboards."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +10,6 @@ from meshd.ops.metrics import MAX_NAMESPACES, MAX_SERIES, OTHER_NAMESPACES, Metr
 from meshd.ports.gauges import MeshGauges, NamespaceGauges, StorageGauges
 from meshd.ports.observer import Observer, Stage
 
-HOUSE = Path(__file__).resolve().parents[3]
 LABELS = {"namespace", "type", "state", "method", "code", "reason", "cause"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -93,12 +91,6 @@ def test_the_page_is_the_catalogue() -> None:
 
 def test_labels_are_never_ids() -> None:
     assert {label for metric in catalogue.every_metric() for label in metric.labels} <= LABELS
-
-
-def test_the_document_is_made_from_the_catalogue() -> None:
-    assert (HOUSE / "docs/metrics.md").read_text() == catalogue.page(), (
-        "renew it: python -m meshd.ops.catalogue > docs/metrics.md"
-    )
 
 
 def test_what_happened_is_counted() -> None:
