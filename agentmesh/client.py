@@ -303,9 +303,16 @@ class Mesh(DrainCalls):
         self, agent_id: str = "", *, namespace: str | None = None
     ) -> list[scheduler_service_pb2.AgentWorkload]:
         """Returns what agents hold and have done; without `agent_id` those of the whole namespace."""
-        request = scheduler_service_pb2.GetWorkloadRequest(namespace=self._in(namespace), agent_id=agent_id)
-        answer = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).GetWorkload, request))
-        return list(answer.workloads)
+        workloads: list[scheduler_service_pb2.AgentWorkload] = []
+        request = scheduler_service_pb2.GetWorkloadRequest(
+            namespace=self._in(namespace), agent_id=agent_id, page_size=_PAGE_SIZE
+        )
+        while True:
+            page = await on_grpc_thread(self._caller.call(lambda c: _scheduler(c).GetWorkload, request))
+            workloads += page.workloads
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return workloads
 
     # ---- agents and the mesh -------------------------------------------------------------------------------------
 

@@ -773,19 +773,27 @@ class GetWorkloadRequest(message.Message):
 
     NAMESPACE_FIELD_NUMBER: builtins.int
     AGENT_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Namespace; empty: the caller's, for operators every namespace."""
     agent_id: builtins.str
-    """Only this agent; empty: all, at most 1,000."""
+    """Only this agent; empty: all."""
+    page_size: builtins.int
+    """At most this many agents, 1 to 1,000; 0: 100."""
+    page_token: builtins.str
+    """From the response before; empty: the first page."""
     def __init__(
         self,
         *,
         namespace: builtins.str = ...,
         agent_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,6 +804,9 @@ class GetWorkloadResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     WORKLOADS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page; empty: this was the last."""
     @builtins.property
     def workloads(self) -> containers.RepeatedCompositeFieldContainer[AgentWorkload]:
         """One entry per agent, ordered by namespace and id."""
@@ -804,10 +815,11 @@ class GetWorkloadResponse(message.Message):
         self,
         *,
         workloads: abc.Iterable[AgentWorkload] | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ import click
 
 from agentmesh.v1 import scheduler_service_pb2, task_pb2
 from meshctl import options, output, words
+from meshctl.mesh import PAGE_SIZE
 from meshctl.problems import ExitCode, Problem
 
 _HEADERS = ("NAMESPACE", "AGENT", "HEALTH", "HELD", "FREE/SLOTS", "SUCCEEDED", "FAILED", "LOST")
@@ -19,21 +20,25 @@ _HELD_HEADERS = ("NAMESPACE", "AGENT", "TASK", "TYPE", "STATE", "ATTEMPT", "AGE"
 def workload(invocation: options.Invocation, agent_id: str, namespace: str | None) -> None:
     """Show what agents hold and have done since meshd started."""
     mesh = invocation.mesh
-    response = mesh.call(
-        mesh.scheduler.GetWorkload,
-        scheduler_service_pb2.GetWorkloadRequest(namespace=namespace or "", agent_id=agent_id),
-    )
-    if agent_id and not response.workloads:
+
+    def request(page_token: str) -> scheduler_service_pb2.GetWorkloadRequest:
+        return scheduler_service_pb2.GetWorkloadRequest(
+            namespace=namespace or "", agent_id=agent_id, page_size=PAGE_SIZE, page_token=page_token
+        )
+
+    pages = mesh.pages(mesh.scheduler.GetWorkload, request)
+    workloads = [entry for page in pages for entry in page.workloads]
+    if agent_id and not workloads:
         where = f"namespace {namespace}" if namespace else "any namespace"
         raise Problem(f"no agent {agent_id} in {where}", "see them: meshctl agent list", ExitCode.NOT_FOUND)
     if invocation.json:
-        output.write_json(response)
+        output.write_json(scheduler_service_pb2.GetWorkloadResponse(workloads=workloads))
         return
-    if not response.workloads:
+    if not workloads:
         output.note("No agents. Make one known: meshctl deploy --help")
         return
-    output.write_table(_HEADERS, [_row(entry) for entry in response.workloads])
-    held = [_held_row(entry.agent_id, task) for entry in response.workloads for task in entry.held]
+    output.write_table(_HEADERS, [_row(entry) for entry in workloads])
+    held = [_held_row(entry.agent_id, task) for entry in workloads for task in entry.held]
     if held:
         click.echo()
         output.write_table(_HELD_HEADERS, held)

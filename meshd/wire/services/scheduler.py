@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections.abc import AsyncIterator
 from copy import copy
@@ -35,7 +36,6 @@ DEFAULT_WAIT_MS = 60_000
 MAX_WAIT_MS = 300_000
 MAX_PAST_ATTEMPTS = 32
 MAX_VERDICTS = 100
-MAX_WORKLOADS = 1_000
 MAX_HELD_SHOWN = 100
 
 
@@ -220,16 +220,24 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Any) -> pb.GetWorkloadResponse:
         """Return what agents hold and have done."""
         call = current_call()
+        size = validate.page_size(request.page_size)
         wanted = validate.agent_id(request.agent_id) if request.agent_id else ""
-        found: list[Agent] = []
+        conditions = repr((request.namespace, wanted))
+        after = page_token.decode("workload", conditions, request.page_token) if request.page_token else ""
+        found: list[tuple[str, Agent]] = []
         for ns in namespaces(self._mesh, call):
-            agents = (
-                [ns.agents[wanted]] if wanted in ns.agents else [] if wanted else list(ns.agents.values())
-            )
-            found += sorted(agents, key=lambda a: a.spec.agent_id)
+            for agent_id in (wanted,) if wanted else ns.agents:
+                agent = ns.agents.get(agent_id)
+                if agent is not None and (place := f"{ns.name}/{agent_id}") > after:
+                    found.append((place, agent))
         if wanted and not found:
             raise agent_not_found(call.namespace, wanted)
-        response = pb.GetWorkloadResponse(workloads=[_workload(a) for a in found[:MAX_WORKLOADS]])
+        # One more than the page tells whether there is another.
+        first = heapq.nsmallest(size + 1, found)
+        page = fitting(_workload(agent) for _, agent in first[:size])
+        response = pb.GetWorkloadResponse(workloads=page)
+        if len(page) < len(first):
+            response.next_page_token = page_token.encode("workload", conditions, first[len(page) - 1][0])
         await self._mesh.commits.settled()
         return response
 

@@ -33,6 +33,21 @@ async def test_agents_are_paged_in_order(mesh: RunningMesh) -> None:
     assert not second.next_page_token
 
 
+async def test_workloads_are_paged_in_order(mesh: RunningMesh) -> None:
+    for name in ("c", "a", "b"):
+        await mesh.agent(name)
+    ask = mesh.operator.scheduler.GetWorkload
+    first = await ask(scheduler_service_pb2.GetWorkloadRequest(page_size=2))
+    second = await ask(
+        scheduler_service_pb2.GetWorkloadRequest(page_size=2, page_token=first.next_page_token)
+    )
+    assert [w.agent_id for w in first.workloads] == ["a", "b"]
+    assert [w.agent_id for w in second.workloads] == ["c"]
+    assert not second.next_page_token
+    (one,) = (await ask(scheduler_service_pb2.GetWorkloadRequest(agent_id="b"))).workloads
+    assert one.agent_id == "b"
+
+
 async def test_what_was_declared_stays_where_the_process_says_nothing(mesh: RunningMesh) -> None:
     spec = agent_pb2.AgentSpec(agent_id="a1", name="Ann", type=agent_pb2.AGENT_TYPE_WORKER)
     spec.endpoint.host = "h"
