@@ -30,7 +30,8 @@ HEAD = """\
 # The contract
 
 Made by `make docs` from `proto/agentmesh/v1`, comments included. The stubs for Python stand in `agentmesh/v1`;
-`make stubs` makes those for Go, TypeScript and Java. [errors.md](errors.md) lists the reasons of refusals.
+`make stubs` makes those for Go, TypeScript and Java. [agent-protocol.md](../agent-protocol.md) tells in which order an
+agent uses the calls and frames, [errors.md](errors.md) lists the reasons of refusals.
 
 **For every call.** The token goes into the metadata as `authorization: Bearer <token>`; on the operator socket a call
 without one is the local operator's. `agentmesh-namespace` in the metadata names the namespace as well as a field does;

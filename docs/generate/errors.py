@@ -48,7 +48,7 @@ NEXT: Final[dict[Reason, str]] = {
     Reason.TASK_EXISTS: "Choose another task id.",
     Reason.SESSION_NOT_FOUND: "Call RegisterAgent, then open a stream.",
     Reason.STREAM_SUPERSEDED: "If it was another process, stop: two with one agent id take turns for ever.",
-    Reason.PROTOCOL_VIOLATION: "Mend the agent.",
+    Reason.PROTOCOL_VIOLATION: "Mend the agent: see [the agent protocol](../agent-protocol.md).",
     Reason.TOKEN_MISSING: "Send a token, or use the operator socket on meshd's host.",
     Reason.TOKEN_INVALID: "Agents join again; people ask an operator for a token.",
     Reason.TOKEN_EXPIRED: "Agents renew it by their key; people ask an operator for a token.",

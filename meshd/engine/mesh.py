@@ -22,7 +22,7 @@ from meshd.domain.access import Call
 from meshd.domain.discovery import AgentFilter, TaskConditions
 from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Assign, DownFrame, GoAway, GoAwayReason
+from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
 from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import STALL_MIN_S, Fleet
@@ -406,7 +406,8 @@ class Mesh:
         if self._timer is not None:
             self._timer.cancel()
         for stream in list(self.streams):
-            stream.push(GoAway(GoAwayReason.SHUTTING_DOWN))
+            if stream.session is not None and Feature.GO_AWAY in stream.session.features:
+                stream.push(GoAway(GoAwayReason.SHUTTING_DOWN))
             stream.close()
         self.audit.flush_denials(time.monotonic(), force=True)
         await self.commits.close()

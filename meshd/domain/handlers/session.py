@@ -115,7 +115,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         out.replies.append((command.ticket, Refusal(Reason.STREAM_SUPERSEDED, message)))
         return
     if session.stream is not None:
-        _close(session.stream, f.GoAwayReason.SUPERSEDED, out)
+        _close(session, f.GoAwayReason.SUPERSEDED, out)
         ns.fleet.left()
     ns.fleet.opened()
     session.stream = command.stream
@@ -340,14 +340,14 @@ def _end(ns: Namespace, session: Session, reason: f.GoAwayReason | None, out: Ef
     ns.pools.remove(session)
     if session.stream is not None:
         ns.fleet.left()
-        _close(session.stream, reason, out)
+        _close(session, reason, out)
         session.stream = None
     del ns.sessions[session.session_id]
     session.agent.session = None
     out.writes.agents[ns.name, session.agent.spec.agent_id] = session.agent
 
 
-def _close(stream: object, reason: f.GoAwayReason | None, out: Effects) -> None:
-    if reason is not None:
-        out.sends.append((stream, f.GoAway(reason)))
-    out.closes.append(stream)
+def _close(session: Session, reason: f.GoAwayReason | None, out: Effects) -> None:
+    if reason is not None and f.Feature.GO_AWAY in session.features:
+        out.sends.append((session.stream, f.GoAway(reason)))
+    out.closes.append(session.stream)

@@ -1,0 +1,123 @@
+"""The exchange of docs/agent-protocol.md is played, line by line, and its rules that no other test shows are shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from agentmesh.v1 import payload_pb2, scheduler_service_pb2, session_pb2, task_pb2
+from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh
+
+PAGE = Path(__file__).resolve().parents[3] / "docs/agent-protocol.md"
+
+
+def exchange() -> list[tuple[str, str]]:
+    """The lines of the exchange: > up, < down, # what happens besides."""
+    text = PAGE.read_text().split("## An exchange")[1]
+    block = re.search(r"```text\n(.*?)```", text, flags=re.DOTALL)
+    assert block is not None
+    return [(line[0], line[2:]) for line in block[1].splitlines()]
+
+
+def stand_in(message: Message, names: dict[bytes, bytes]) -> None:
+    """Put what the mesh gave out in the place of the names that the page has for it."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in value if field.is_repeated else [value]:
+                stand_in(each, names)
+        elif field.name in {"fence", "keep", "resume_token"} and field.is_repeated:
+            value[:] = [names[each] for each in value]
+        elif field.name in {"fence", "keep", "resume_token"}:
+            setattr(message, field.name, names[value])
+        elif field.name == "session_id":
+            message.session_id = names[value.encode()].decode()  # type: ignore[attr-defined]
+
+
+def learn(shown: Message, seen: Message, names: dict[bytes, bytes]) -> None:
+    """Note which fence the page calls by a new name."""
+    fence: Any = getattr(shown, "fence", None)
+    if fence:
+        names.setdefault(fence, seen.fence)  # type: ignore[attr-defined]
+
+
+def assert_shows(shown: Message, seen: Message) -> None:
+    """Everything that the page shows of a frame is so."""
+    for field, value in shown.ListFields():
+        found = getattr(seen, field.name)
+        if field.message_type is not None and not field.is_repeated:
+            assert_shows(value, found)
+        else:
+            assert found == value, f"{field.full_name} is {found}, the page says {value}"
+
+
+async def test_the_exchange_is_what_happens(mesh: RunningMesh) -> None:
+    agent = HandMadeAgent(mesh.stubs(await mesh.token("counter")), "counter", ())
+    await agent.register(capabilities=["word-count"], slots=1)
+    session = agent.registered
+    names = {b"SESSION": session.session_id.encode(), b"RESUME": session.resume_token}
+    for way, text in exchange():
+        if way == ">":
+            frame = text_format.Parse(text, session_pb2.AgentFrame())
+            stand_in(frame, names)
+            if frame.HasField("open"):
+                agent.call = agent.stubs.scheduler.Work(metadata=agent.stubs.metadata)
+            await agent.call.write(scheduler_service_pb2.WorkRequest(frames=[frame]))
+        elif way == "<":
+            shown = text_format.Parse(text, session_pb2.MeshFrame())
+            kind = shown.WhichOneof("frame")
+            assert kind is not None
+            seen = await agent.expect(kind)
+            learn(getattr(shown, kind), getattr(seen, kind), names)
+            stand_in(shown, names)
+            assert_shows(shown, seen)
+        elif text.endswith("is submitted"):
+            payload = payload_pb2.Payload(inline=b"one two three")
+            await mesh.submit(text.split()[0], "word-count", payload=payload)
+        elif text.endswith("is cancelled"):
+            request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id=text.split()[0])
+            await mesh.operator.scheduler.CancelTask(request)
+        else:
+            assert text.startswith("the connection breaks")
+            agent.call.cancel()
+    assert await agent.call.read() is grpc.aio.EOF
+    ended = [(await mesh.wait(task_id)).state for task_id in ("t-1", "t-2", "t-3")]
+    succeeded, cancelled = task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_CANCELLED
+    assert ended == [succeeded, succeeded, cancelled]
+
+
+async def test_without_features_nothing_else_is_sent(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("minimal", ())
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id="t1")
+    request.grace.FromMilliseconds(1)
+    await mesh.operator.scheduler.CancelTask(request)
+    # The next frame at all: no Cancel came before.
+    message = await agent.call.read()
+    assert [each.WhichOneof("frame") for each in message.frames] == ["revoke"]
+    assert message.frames[0].revoke.fence == fence
+    await agent.register()
+    assert await agent.call.read() is grpc.aio.EOF, "GoAway is for those who understand it"
+
+
+async def test_what_is_not_named_is_assigned_again_with_its_fence(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("forgetful")
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    opened = await agent.open()
+    assert not opened.keep
+    assert (await agent.expect("assign")).assign.fence == fence
+
+
+async def test_a_new_session_has_nothing_of_the_old_one(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("reborn")
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    await agent.register()
+    opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RUNNING))
+    assert list(opened.drop) == [fence]
