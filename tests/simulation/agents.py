@@ -62,7 +62,7 @@ class Agent:
         self.agent_id = agent_id
         self.spec_fields = (slots, can, minimal, lease_ttl_ms)
         kind = MinimalMachine if minimal else SessionMachine
-        self.machine = kind(namespace, agent_id, slots, lambda _type: True)
+        self.machine = kind(namespace, agent_id, slots, lambda _type: world.rng.random() > 0.04)
         self.can = can
         self.slots = slots
         self.lease_ttl_ms = lease_ttl_ms

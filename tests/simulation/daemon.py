@@ -151,6 +151,7 @@ class Daemon:
         for task in out.changed:
             out.callbacks.append(partial(oracle.watched, copy(task)))
         out.changed.clear()
+        out.changed_agents.clear()
         out.progress.clear()
         out.output.clear()
         out.counts.clear()
@@ -217,6 +218,19 @@ class Daemon:
 
     def _release(self, effects: Effects) -> None:
         self.world.oracle.released(effects)
+        self._send(effects)
+        for stream in effects.closes:
+            if isinstance(stream, Link):
+                stream.close()
+        for ticket, reply in effects.replies:
+            if ticket is not None:
+                ticket.answer(reply)  # type: ignore[attr-defined]  # every ticket here is a Call or an Opening
+        for callback in effects.callbacks:
+            callback()
+        if not self.dead:
+            self.world.oracle.told(effects)
+
+    def _send(self, effects: Effects) -> None:
         messages: dict[Link, list[f.DownFrame]] = {}
         if self.world.history is not None:
             for stream, frame in effects.sends:
@@ -230,14 +244,6 @@ class Daemon:
                 self.namespaces[link.namespace].sent(link.session, link, fences, self.world.time.now)
                 self.world.oracle.assigned(link, fences)
             link.down(frames)
-        for stream in effects.closes:
-            if isinstance(stream, Link):
-                stream.close()
-        for ticket, reply in effects.replies:
-            if ticket is not None:
-                ticket.answer(reply)  # type: ignore[attr-defined]  # every ticket here is a Call or an Opening
-        for callback in effects.callbacks:
-            callback()
 
     # ---- the end
 

@@ -75,6 +75,9 @@ class Leases:
             for s in ns.sessions.values()
             if s.held
         }
+        self._losses = {
+            s: [(t, t.losses, t.attempt_state) for t in s.held.values()] for s in ns.sessions.values()
+        }
         self._streams = {s: s.stream for s in ns.sessions.values()}
 
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], now: Now) -> None:
@@ -86,6 +89,7 @@ class Leases:
             if session_id not in ns.sessions:
                 if session not in said:
                     self._judge(daemon, session, now.mono)
+                self._judge_losses(session, batch, now.mono)
                 self._seen.pop(session, None)
         for session, unaccepted in self._unaccepted.items():
             if session not in said and session.deaf and session.agent.health is Health.DEAF:
@@ -150,6 +154,28 @@ class Leases:
         since_stall = [seen.broken - end for end, length in self.world.daemon_freezes if length > 0.51]
         if any(-0.3 < s < self._ttl(session) - 0.3 for s in since_stall):
             raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
+
+    def _judge_losses(self, session: Session, batch: list[c.Command], now: float) -> None:
+        """Only a death by its connection, or by another process in its place, counts, and only after Accept."""
+        agent_id = session.agent.spec.agent_id
+        if any(isinstance(x, c.Frames | c.OpenStream | c.Deregister | c.RevokeAgent) for x in batch):
+            return
+        death = any(isinstance(x, c.Register) and x.spec.agent_id == agent_id for x in batch)
+        if not death:
+            seen = self._seen[session]
+            expired = seen.restored or now - seen.alive >= self._ttl(session) - 0.001
+            if expired and seen.broken is not None:
+                return
+            death = not expired
+        for task, losses, state in self._losses.get(session, ()):
+            if task.spec.execution_timeout_ms or task.deadline_ms:
+                # Its time may have been over in the same turn.
+                continue
+            counts = death and state is AttemptState.RUNNING
+            if task.losses != losses + counts:
+                raise Violation(
+                    f"{task.spec.task_id} counts {task.losses} losses after {losses} when {agent_id} went"
+                )
 
     def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
         """More than half at once: the mesh must have suspected itself for one TTL first."""

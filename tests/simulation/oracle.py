@@ -18,7 +18,6 @@ from meshd.domain.placement.matching import fits
 from meshd.domain.state import Namespace
 from meshd.domain.values import (
     AttemptState,
-    Health,
     Now,
     OutcomeReason,
     Session,
@@ -26,19 +25,25 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import Restored
-from tests.simulation.history import plain
+from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
 from tests.simulation.plan import KINDS
 from tests.simulation.timeline import Violation
 from tests.simulation.timing import Timing
 
 if TYPE_CHECKING:
-    from tests.simulation.agents import Agent
+    from tests.simulation.agents import Agent as Process
     from tests.simulation.daemon import Daemon
     from tests.simulation.network import Link
     from tests.simulation.world import World
 
 HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
+STATES_OF_HELD = {
+    (TaskState.ASSIGNED, AttemptState.ASSIGNED),
+    (TaskState.ASSIGNED, AttemptState.STOPPING),
+    (TaskState.RUNNING, AttemptState.RUNNING),
+    (TaskState.RUNNING, AttemptState.STOPPING),
+}
 
 
 def order(task: Task) -> tuple[int, int]:
@@ -58,6 +63,7 @@ class Oracle:
         self.world = world
         self.leases = Leases(world)
         self.timing = Timing(world)
+        self.fleet = Agents()
         self.accepted: dict[tuple[str, str], bytes] = {}
         """(namespace, task id) -> digest of acknowledged submits."""
         self._taken: set[tuple[str, str]] = set()
@@ -103,6 +109,7 @@ class Oracle:
         self._sends = len(out.sends)
         self._writes = _size(out)
         self.leases.before(ns)
+        self.fleet.before(ns)
         self._keep.clear()
         for command in batch:
             if type(command) is c.OpenStream and command.takes_work:
@@ -113,6 +120,7 @@ class Oracle:
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Check one turn of a namespace."""
         self.leases.after(daemon, ns, batch, now)
+        self.fleet.check_watchers(ns, out)
         if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
             self._quiet_turns += 1
             if self._quiet_turns % 8:
@@ -124,8 +132,7 @@ class Oracle:
         self._check_idle_slots(ns, now)
         for command, held_before in self._keep:
             self._check_opened(ns, command, held_before, out)
-        self._check_health(ns)
-        self._check_asked(ns, batch)
+        self.fleet.after(ns, batch)
 
     def swept(self, daemon: Daemon, now: Now) -> None:
         """Check what time alone should have done."""
@@ -147,50 +154,11 @@ class Oracle:
             if session.free_slots != (0 if session.drained else max(0, session.slots - used)):
                 found.append("free slots are not derived")
             for task in session.held.values():
-                if task.attempt_state not in (
-                    AttemptState.ASSIGNED,
-                    AttemptState.RUNNING,
-                    AttemptState.STOPPING,
-                ):
-                    found.append(f"{task.spec.task_id} is held though its attempt is over")
+                if (task.state, task.attempt_state) not in STATES_OF_HELD:
+                    words = f"{task.state.name} while its attempt is {task.attempt_state.name}"
+                    found.append(f"{task.spec.task_id} is held and {words}")
         if found:
             raise Violation("; ".join(found))
-
-    @staticmethod
-    def _check_health(ns: Namespace) -> None:
-        """Every agent's health says how it is."""
-        for agent in ns.agents.values():
-            session, health = agent.session, agent.health
-            name = agent.spec.agent_id
-            if session is None:
-                right = health in (Health.DECLARED, Health.LOST)
-            elif ns.sessions.get(session.session_id) is not session:
-                raise Violation(f"{name} has a session that is over")
-            elif session.stream is None:
-                right = health is Health.SUSPECT
-            elif session.deaf:
-                right = health is Health.DEAF
-            elif session.bucket >= 0:
-                right = health is Health.HEALTHY
-            else:
-                right = health in (Health.DRAINING, Health.SUSPECT, Health.HEALTHY)
-            if not right:
-                raise Violation(f"{name} counts as {health.name} with {plain(session)}")
-
-    @staticmethod
-    def _check_asked(ns: Namespace, batch: list[c.Command]) -> None:
-        """What was asked for about agents in this turn has happened."""
-        registered = {x.spec.agent_id for x in batch if isinstance(x, c.Register)}
-        for command in batch:
-            if isinstance(command, c.RevokeAgent) and command.agent_id not in registered:
-                known = ns.agents.get(command.agent_id)
-                if known is not None and known.session is not None:
-                    raise Violation(f"{command.agent_id} was revoked and still has a session")
-            elif isinstance(command, c.Deregister) and command.session_id in ns.sessions:
-                if ns.sessions[command.session_id].agent.spec.agent_id == command.agent_id:
-                    raise Violation(f"{command.agent_id} deregistered and still has a session")
-            elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
-                raise Violation(f"{command.spec.agent_id} is not known")
 
     # ---- order
 
@@ -204,6 +172,7 @@ class Oracle:
             session = next((s for s in ns.sessions.values() if s.stream is stream), None)
             if session is None or task is None or task.fence != frame.fence or frame.fence_number <= mark:
                 continue
+            self._check_times(task, frame)
             self._fence_mark[ns.name] = max(self._fence_mark[ns.name], frame.fence_number)
             if frame.fence_number <= self.fence_numbers.get(task.key, 0):
                 raise Violation(f"the fence number of {frame.task_id} does not rise")
@@ -218,6 +187,13 @@ class Oracle:
                 raise Violation(f"{frame.task_id} went at {now_mono} to an agent that has just declined it")
             fresh.append((task, session))
         return fresh
+
+    @staticmethod
+    def _check_times(task: Task, frame: f.Assign) -> None:
+        own_ms = (task.accept_ms or task.assign_ms) + task.spec.execution_timeout_ms
+        ends = [task.deadline_ms, own_ms if task.spec.execution_timeout_ms else 0]
+        if frame.deadline_ms != min((end for end in ends if end), default=0):
+            raise Violation(f"the agent is told a wrong deadline of {frame.task_id}")
 
     @staticmethod
     def _check_order(ns: Namespace, fresh: list[tuple[Task, Session]], now: Now) -> None:
@@ -341,6 +317,13 @@ class Oracle:
             elif kind is f.Ack:
                 self._check_ack(frame.fence)  # type: ignore[union-attr]
 
+    def told(self, effects: Effects) -> None:
+        """A batch has been let out: watchers have seen all of its changes."""
+        for key in (*effects.writes.new_tasks, *effects.writes.changed_tasks):
+            task = self.world.disk.task(key)
+            if key not in self.seen or self.seen[key][0] < task.generation:
+                raise Violation(f"watchers of {task.spec.task_id} do not see generation {task.generation}")
+
     def _check_ack(self, fence: bytes) -> None:
         found = self.world.disk.by_fence(fence)
         if found is None:
@@ -434,7 +417,7 @@ class Oracle:
         if not daemon.dead and not stalled:
             raise Violation("a call was not answered within 5 s")
 
-    def deserted(self, agent: Agent) -> None:
+    def deserted(self, agent: Process) -> None:
         """An agent hung up because the daemon said nothing."""
         if not any(event.kind in KINDS for event in self.world.plan.events):
             raise Violation(f"P12: {agent} heard nothing for 1.5 TTL though nothing is wrong")
@@ -443,7 +426,7 @@ class Oracle:
         """Assignments were let out to a stream."""
         self.leases.assigned(link, fences)
 
-    def starts(self, agent: Agent, fence: bytes) -> None:
+    def starts(self, agent: Process, fence: bytes) -> None:
         """An agent starts a handler."""
         if self.world.disk.by_fence(fence) is None:
             raise Violation(f"{agent} starts an attempt that is not durable")
@@ -462,6 +445,8 @@ class Oracle:
                 agent = self.world.agent_of(session)
                 if session.stream is None or agent is None or agent.machine.running_count:
                     continue
+                if agent.machine.held_count:
+                    raise Violation(f"{agent} still holds what has ended")
                 if session.held or session.quarantine:
                     kind = "quarantined" if session.quarantine else "held"
                     raise Violation(f"a slot of {agent} stays {kind} though nothing runs")

@@ -1,0 +1,94 @@
+"""The oracle's account of agents: their health is said right, what was asked about them happens, watchers are told."""
+
+from __future__ import annotations
+
+from meshd.domain import commands as c
+from meshd.domain.effects import Effects
+from meshd.domain.state import Namespace
+from meshd.domain.values import Agent, AttemptState, Health, OutcomeReason
+from tests.simulation.history import plain
+from tests.simulation.timeline import Violation
+
+
+class Agents:
+    """Agents before and after a turn."""
+
+    def __init__(self) -> None:
+        self._before: dict[Agent, tuple[object, ...]] = {}
+        self._stopping: set[bytes] = set()
+
+    def before(self, ns: Namespace) -> None:
+        """Note how everybody is."""
+        self._before = {agent: _shown(agent) for agent in ns.agents.values()}
+        self._stopping = {
+            fence
+            for session in ns.sessions.values()
+            for fence, task in session.held.items()
+            if task.attempt_state is AttemptState.STOPPING
+        }
+
+    def check_watchers(self, ns: Namespace, out: Effects) -> None:
+        """Every change of an agent is told to those who watch."""
+        for agent in ns.agents.values():
+            if self._before.get(agent) != _shown(agent) and agent not in out.changed_agents:
+                raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
+
+    def after(self, ns: Namespace, batch: list[c.Command]) -> None:
+        """Check what a turn made of the agents."""
+        self._check_health(ns)
+        self._check_asked(ns, batch)
+        drains = [command for command in batch if isinstance(command, c.StartDrain)]
+        if len(drains) == 1:
+            self._check_hand_over(ns, drains[0], self._stopping)
+
+    @staticmethod
+    def _check_health(ns: Namespace) -> None:
+        """Every agent's health says how it is."""
+        for agent in ns.agents.values():
+            session, health = agent.session, agent.health
+            name = agent.spec.agent_id
+            if session is None:
+                right = health in (Health.DECLARED, Health.LOST)
+            elif ns.sessions.get(session.session_id) is not session:
+                raise Violation(f"{name} has a session that is over")
+            elif session.stream is None:
+                right = health is Health.SUSPECT
+            elif session.deaf:
+                right = health is Health.DEAF
+            elif session.bucket >= 0:
+                right = health is Health.HEALTHY
+            else:
+                right = health in (Health.DRAINING, Health.SUSPECT, Health.HEALTHY)
+            if not right:
+                raise Violation(f"{name} counts as {health.name} with {plain(session)}")
+
+    @staticmethod
+    def _check_hand_over(ns: Namespace, command: c.StartDrain, stopping: set[bytes]) -> None:
+        """What a drained agent runs is handed over exactly if that was asked for."""
+        for session in ns.sessions.values():
+            if not command.drain.selector.matches(session.agent.spec):
+                continue
+            for fence, task in session.held.items():
+                stops = task.attempt_state is AttemptState.STOPPING
+                handed = stops and task.cancel_cause is OutcomeReason.NONE and fence not in stopping
+                if (command.hand_over and not stops) or (handed and not command.hand_over):
+                    raise Violation(f"{task.spec.task_id} is handed over or not against the wish")
+
+    @staticmethod
+    def _check_asked(ns: Namespace, batch: list[c.Command]) -> None:
+        """What was asked for about agents in this turn has happened."""
+        registered = {x.spec.agent_id for x in batch if isinstance(x, c.Register)}
+        for command in batch:
+            if isinstance(command, c.RevokeAgent) and command.agent_id not in registered:
+                known = ns.agents.get(command.agent_id)
+                if known is not None and known.session is not None:
+                    raise Violation(f"{command.agent_id} was revoked and still has a session")
+            elif isinstance(command, c.Deregister) and command.session_id in ns.sessions:
+                if ns.sessions[command.session_id].agent.spec.agent_id == command.agent_id:
+                    raise Violation(f"{command.agent_id} deregistered and still has a session")
+            elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
+                raise Violation(f"{command.spec.agent_id} is not known")
+
+
+def _shown(agent: Agent) -> tuple[object, ...]:
+    return (agent.health, agent.health_cause, id(agent.spec), agent.session)
