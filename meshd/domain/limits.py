@@ -25,6 +25,9 @@ MAX_DURATION_MS = 366 * 24 * 3_600_000
 CHUNK_DRAWS = 25
 """Draws for which a chosen agent is kept while the queue is deep; single draws over 100 streams cost 4-5x."""
 
+SEARCHED_AT_ONCE = 500
+"""Agents among which a list looks for more of its page."""
+
 PREFERENCE_SAMPLE = 64
 """Candidates looked at for a task with preferences."""
 

@@ -7,7 +7,9 @@ exactly while it is QUEUED; a task that is ASSIGNED or RUNNING is in ``held`` of
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right, insort
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from enum import IntEnum
 from itertools import count
 from math import inf
@@ -79,6 +81,9 @@ class Namespace:
         self.ended_count = 0
         """Rises with every end; tells how far ``recent`` moved since a look into the store."""
         self.agents: dict[str, Agent] = {}
+        """None is ever removed."""
+        self.agent_order: list[str] = []
+        """Their ids in order, for lists by pages."""
         self.sessions: dict[str, Session] = {}
         self.drains: dict[str, Drain] = {}
         """Drains in force, by id."""
@@ -162,6 +167,16 @@ class Namespace:
             self.recent.popitem(last=False)
 
     # ---- agents
+
+    def add_agent(self, agent: Agent) -> None:
+        """Take in an agent that is not known yet."""
+        self.agents[agent.spec.agent_id] = agent
+        insort(self.agent_order, agent.spec.agent_id)
+
+    def agents_after(self, agent_id: str) -> Iterator[Agent]:
+        """Yield the agents whose ids come after one, in order of id."""
+        for known in self.agent_order[bisect_right(self.agent_order, agent_id) :]:
+            yield self.agents[known]
 
     def set_health(self, agent: Agent, health: Health, cause: str, now: Now, out: Effects) -> None:
         """Change an agent's health with its cause; durable with the agent's next write."""

@@ -37,7 +37,7 @@ def build(
         namespaces[drain.namespace].drains[drain.drain_id] = drain
     for agent in restored.agents:
         ns = namespaces[agent.namespace]
-        ns.agents[agent.spec.agent_id] = agent
+        ns.add_agent(agent)
         # A new epoch counts anew.
         ns.agent_revision += 1
         agent.revision = ns.agent_revision

@@ -17,7 +17,7 @@ def declare(ns: Namespace, command: Declare, now: Now, out: Effects) -> None:
     if agent is None:
         cause = "declared, no process has registered yet"
         agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, cause)
-        ns.agents[agent_id] = agent
+        ns.add_agent(agent)
         ns.set_health(agent, Health.DECLARED, cause, now, out)
     elif agent.session is None and agent.spec != command.spec:
         agent.spec = command.spec

@@ -48,7 +48,7 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
         )
     if agent is None:
         agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, "")
-        ns.agents[agent_id] = agent
+        ns.add_agent(agent)
     _inherit(agent.spec, command.spec)
     agent.spec = command.spec
     lease = ns.fleet.lease_of(agent.spec)

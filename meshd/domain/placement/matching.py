@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshd.domain.values import AgentSpec, LabelCondition, LabelOperator, Requirements
 
 
@@ -28,21 +30,29 @@ def score(required: Requirements, agent: AgentSpec) -> int:
 
 
 def label_holds(condition: LabelCondition, labels: dict[str, str]) -> bool:
-    """Return whether labels meet one condition. A label that is no number meets no comparison."""
-    value = labels.get(condition.label)
-    operator = condition.operator
+    """Return whether labels meet one condition."""
+    return label_test(condition)(labels.get(condition.label))
+
+
+def label_test(condition: LabelCondition) -> Callable[[str | None], bool]:
+    """Return a test of the label's value, which is None without the label. What is no number meets no comparison."""
+    operator, values = condition.operator, condition.values
     if operator is LabelOperator.EXISTS:
-        return value is not None
+        return lambda value: value is not None
     if operator is LabelOperator.NOT_EXISTS:
-        return value is None
+        return lambda value: value is None
     if operator is LabelOperator.IN:
-        return value in condition.values
+        return values.__contains__
     if operator is LabelOperator.NOT_IN:
-        return value not in condition.values
-    if value is None:
-        return False
-    try:
-        number, bound = float(value), float(condition.values[0])
-    except ValueError:
-        return False
-    return number > bound if operator is LabelOperator.GREATER_THAN else number < bound
+        return lambda value: value not in values
+
+    def compares(value: str | None) -> bool:
+        if value is None:
+            return False
+        try:
+            number, bound = float(value), float(values[0])
+        except ValueError:
+            return False
+        return number > bound if operator is LabelOperator.GREATER_THAN else number < bound
+
+    return compares

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,12 +14,12 @@ from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
 from meshd.domain import census
 from meshd.domain import commands as c
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
-from meshd.domain.discovery import AgentFilter
+from meshd.domain.discovery import AgentFilter, first_agents, place_of
 from meshd.domain.drains import Drain, drain_id
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentType
+from meshd.domain.values import AgentType
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.selection import select, until_idle
 from meshd.wire import page_token, validate
@@ -123,18 +122,13 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         wanted = codec.filter_from(request)
         conditions = repr((request.namespace, _in_order(wanted)))
         after = page_token.decode("agents", conditions, request.page_token) if request.page_token else ""
-        found: list[tuple[str, Agent, int]] = []
-        for ns in namespaces(self._mesh, current_call()):
-            prefix = f"{ns.name}/"
-            for agent_id, agent in ns.agents.items():
-                if (place := prefix + agent_id) > after and wanted.matches(agent):
-                    found.append((place, agent, ns.info.epoch))
         # One more than the page tells whether there is another.
-        first = heapq.nsmallest(size + 1, found)
-        page = fitting(codec.agent_to(agent, epoch) for _, agent, epoch in first[:size])
+        first = first_agents(namespaces(self._mesh, current_call()), wanted, after, size + 1)
+        epochs = {name: ns.info.epoch for name, ns in self._mesh.namespaces.items()}
+        page = fitting(codec.agent_to(agent, epochs[agent.namespace]) for agent in first[:size])
         response = pb.ListAgentsResponse(agents=page)
         if len(page) < len(first):
-            response.next_page_token = page_token.encode("agents", conditions, first[len(page) - 1][0])
+            response.next_page_token = page_token.encode("agents", conditions, place_of(first[len(page) - 1]))
         await self._mesh.commits.settled()
         return response
 
