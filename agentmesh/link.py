@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from agentmesh.connection import Target, call_metadata, open_channel
+from agentmesh.connection import AGENT_KEEPALIVE_MS, Target, call_metadata, open_channel
 from agentmesh.errors import Unreachable, from_rpc_error
 from agentmesh.v1 import agent_pb2, auth_service_pb2, registry_service_pb2
 from agentmesh.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -75,7 +75,7 @@ class GrpcLink:
     """A `Link` over one gRPC channel."""
 
     def __init__(self, target: Target) -> None:
-        channel = open_channel(target)
+        channel = open_channel(target, AGENT_KEEPALIVE_MS)
         self._channel = channel
         self._auth = AuthServiceStub(channel)
         self._registry = RegistryServiceStub(channel)

@@ -103,13 +103,13 @@ def _keepalive(status: Status) -> Check:
         return wrong(
             "keepalive",
             f"{result}; with {connected:,} agents pings cost meshd {cost:.0%} of a core",
-            f"set keepalive_ms to {max(1_000, round(fitting_s * 1_000, -2)):.0f} in meshd's settings",
+            "restart meshd: it paces its pings by the sessions that it remembers then",
         )
     if unreachable_s > UNREACHABLE_S and fitting_s <= 1:
         return wrong(
             "keepalive",
             f"{result}, later than need be",
-            "lower keepalive_ms in meshd's settings; default 1000",
+            "restart meshd, which paces its pings anew, or lower keepalive_ms in its settings; default 1000",
         )
     return ok("keepalive", result)
 

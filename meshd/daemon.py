@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ from agentmesh.v1 import (
 from meshd.config import Settings, StartError, is_loopback, split_address
 from meshd.domain.commands import RevokeAgent
 from meshd.domain.limits import SessionRules
+from meshd.domain.pacing import ping_interval_ms
 from meshd.engine import gauges
 from meshd.engine.authority import Authority
 from meshd.engine.credentials import Credentials
@@ -138,6 +139,8 @@ async def _serve(
         open_tasks = len(restored.tasks)
         spans = tracing.task_spans(os.environ)
         listeners = [listener for listener in (task_log.listener(), spans) if listener is not None]
+        sessions = sum(agent.session is not None for agent in restored.agents)
+        settings = replace(settings, keepalive_ms=ping_interval_ms(settings.keepalive_ms, sessions))
         parts = _compose(settings, store, restored, metrics, storage_failed, listeners)
         del restored
     readiness.listen(parts.health.set_serving)

@@ -165,7 +165,8 @@ class Settings:
     keepalive_ms: int = _setting(
         1_000,
         "Sessions",
-        "Pace of HTTP/2 pings, which find frozen hosts and cut networks; slower for fleets of thousands.",
+        "Pace of HTTP/2 pings, which find frozen hosts and cut networks; slower by itself from the next start on"
+        " when meshd knows more than 2,000 sessions then.",
         bounds=(500, 600_000),
     )
     max_reconnect_backoff_ms: int = _setting(

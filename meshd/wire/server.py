@@ -35,7 +35,7 @@ PENDING_CALLS: Final = 4_096
 """Calls that wait to be started. Past this the core sheds them as CANCELLED, at random, and from twice as many on all:
 so it is above the burst in which a fleet comes back after a restart."""
 
-KEEPALIVE_TIMEOUT_MS: Final = 1_000
+MIN_KEEPALIVE_TIMEOUT_MS: Final = 1_000
 MIN_PEER_PING_INTERVAL_MS: Final = 500
 HANDSHAKE_TIMEOUT_MS: Final = 10_000
 
@@ -61,8 +61,8 @@ def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # All three are needed: without ping_timeout_ms a frozen peer is found after a minute only.
         ("grpc.keepalive_time_ms", keepalive_ms),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms(keepalive_ms)),
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms(keepalive_ms)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # This is the name that the core reads for its MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS.
@@ -73,6 +73,11 @@ def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms:
     # waits anew on one future for each, 25 µs for ours. By its generic handlers, which generated code adds too, on one.
     server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign]
     return server
+
+
+def keepalive_timeout_ms(keepalive_ms: int) -> int:
+    """Return how long a ping waits for its answer: as long as the pace, since a busy fleet answers late."""
+    return max(MIN_KEEPALIVE_TIMEOUT_MS, keepalive_ms)
 
 
 def listen_tcp(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> str:

@@ -30,6 +30,7 @@ from meshd.wire.codec.frames import limits
 from meshd.wire.codec.values import duration, timestamp
 from meshd.wire.context import current_call
 from meshd.wire.fitting import fitting
+from meshd.wire.server import keepalive_timeout_ms
 from meshd.wire.services.sessions import SessionStreams, own_identity
 
 SESSION_KEY_BYTES = 16
@@ -234,7 +235,12 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             bounds=pb.FailureBounds(
                 killed=duration(rules.lost_after_ms + SWEEP_SLACK_MS // 2),
                 # Time to the ping, its timeout, then the grace of a broken connection.
-                unreachable=duration(2 * self._keepalive_ms + rules.lost_after_ms + SWEEP_SLACK_MS),
+                unreachable=duration(
+                    self._keepalive_ms
+                    + keepalive_timeout_ms(self._keepalive_ms)
+                    + rules.lost_after_ms
+                    + SWEEP_SLACK_MS
+                ),
                 hung=duration(fleet.longest_ttl_ms(self._mesh.sessions()) + 3 * SWEEP_SLACK_MS),
             ),
             namespaces=[_status(ns) for ns in namespaces(self._mesh, current_call())],

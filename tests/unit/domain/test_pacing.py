@@ -7,13 +7,13 @@ import pytest
 from meshd.domain import frames as f
 from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import Fleet
-from meshd.domain.pacing import Lease, own_lease, paced
+from meshd.domain.pacing import Lease, own_lease, paced, ping_interval_ms
 from meshd.domain.values import Session
 from tests.unit.domain.world import FakeStream, World
 
 RULES = SessionRules()
 BASE = Lease(1_000, 3_500)
-BEAT_COST_S = 250e-6
+BEAT_COST_S, PING_COST_S = 250e-6, 70e-6
 
 
 def grow(world: World, sessions: int) -> None:
@@ -141,3 +141,12 @@ def test_a_restart_paces_for_the_fleet_it_restores_and_says_the_longest_lease() 
     session, _, long = in_large_fleet(world)
     assert world.fleet.longest_ttl_ms([session]) == long.ttl_ms
     assert world.fleet.longest_ttl_ms([]) == BASE.ttl_ms
+
+
+@pytest.mark.parametrize(("sessions", "pace_ms"), [(0, 1_000), (2_000, 1_000), (10_000, 5_000)])
+def test_pings_of_a_fleet_that_is_known_at_the_start_cost_at_most_15_percent_of_a_core(
+    sessions: int, pace_ms: int
+) -> None:
+    assert ping_interval_ms(1_000, sessions) == pace_ms
+    assert sessions / pace_ms * 1_000 * PING_COST_S <= 0.15
+    assert ping_interval_ms(20_000, sessions) == 20_000
