@@ -131,6 +131,10 @@ demo: $(RUN) ## A mesh, a few agents and their tasks, in one minute
 bench: $(RUN) ## Measure it on this machine, beside a bare gRPC server
 	@$(BIN)/python -m bench
 
+.PHONY: bench-scale
+bench-scale: $(RUN) ## Measure fleets of 1,000 and 10,000 agents, and a million open tasks
+	@$(BIN)/python -m bench.scale
+
 # ---- stubs for other languages ---------------------------------------------------------------------------------
 
 PROTOC_GEN_GO      := 1.36.12

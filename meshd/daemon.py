@@ -134,6 +134,7 @@ async def _serve(
         log.critical("the storage failed; meshd stops", error=str(error))
         _resolve(ended, STORAGE_FAILED)
 
+    garbage.hold_off()
     with _start_errors():
         restored = store.load()
         open_tasks = len(restored.tasks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -122,6 +123,12 @@ class Requirements(NamedTuple):
     labels: tuple[LabelCondition, ...] = ()
     preferred_capabilities: frozenset[str] = frozenset()
     preferred_labels: tuple[LabelCondition, ...] = ()
+
+
+@lru_cache(1_024)
+def requirements_for(task_type: str) -> Requirements:
+    """Return the requirements of a task that names none: the capability called like its type. Shared by tasks."""
+    return Requirements(frozenset((task_type,)))
 
 
 class RetryPolicy(NamedTuple):

@@ -34,6 +34,7 @@ from meshd.domain.values import (
     Task,
     TaskSpec,
     TaskState,
+    requirements_for,
 )
 from meshd.store.compiled import Row
 
@@ -108,7 +109,7 @@ def task_from_row(row: Row) -> Task:
         task_type=intern(task_type),
         payload=b"",
         digest=digest,
-        requirements=Requirements(frozenset((task_type,))),
+        requirements=requirements_for(task_type),
         priority=priority,
         traceparent=traceparent,
     )

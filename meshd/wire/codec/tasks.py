@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from hashlib import blake2b
 
 from agentmesh.v1 import payload_pb2, requirements_pb2, task_pb2
@@ -24,6 +25,7 @@ from meshd.domain.values import (
     Task,
     TaskSpec,
     TaskState,
+    requirements_for,
 )
 from meshd.wire import validate
 from meshd.wire.codec.values import duration, enum, timestamp
@@ -33,7 +35,6 @@ MAX_CONDITIONS = 16
 DIGEST_BYTES = 16
 ON_LOST_REASSIGN = 1
 
-_by_type: dict[str, Requirements] = {}
 _MAX_CACHED_TYPES = 10_000
 
 
@@ -146,13 +147,9 @@ _DEFAULTS = (
 )
 
 
+@lru_cache(_MAX_CACHED_TYPES)
 def _for_type(task_type: str) -> Requirements:
-    requirements = _by_type.get(task_type)
-    if requirements is None:
-        requirements = Requirements(frozenset((validate.dotted(task_type, "spec.task_type"),)))
-        if len(_by_type) < _MAX_CACHED_TYPES:
-            _by_type[task_type] = requirements
-    return requirements
+    return requirements_for(validate.dotted(task_type, "spec.task_type"))
 
 
 def _requirements(message: requirements_pb2.Requirements) -> Requirements:
