@@ -47,6 +47,9 @@ DENIALS: Final = frozenset(
 )
 """Refusals that the audit log counts."""
 
+OF_NO_STATE: Final = frozenset({Reason.OVERLOADED, Reason.STORAGE_LOW, Reason.SHUTTING_DOWN})
+"""Refusals that speak of no state, so they need not wait for a disk that lags behind, or hangs."""
+
 
 class ReportIncident(Protocol):
     """Logs an exception that nobody expected, under the id that its caller is told."""
@@ -223,10 +226,11 @@ class Chain(grpc.aio.ServerInterceptor):
         self._observer.refused(refusal.reason.name)
         if refusal.reason in DENIALS:
             self._audit.deny(call, refusal.reason.name)
-        try:
-            await self._settled()  # A refusal may speak of state that is not durable yet.
-        except Refusal as newer:
-            refusal = newer
+        if refusal.reason not in OF_NO_STATE:
+            try:
+                await self._settled()  # A refusal may speak of state that is not durable yet.
+            except Refusal as newer:
+                refusal = newer
         await _abort(refusal, context)
 
     async def _fail(self, call: Call, error: Exception, context: Context) -> None:
