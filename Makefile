@@ -108,6 +108,10 @@ contract: $(DEV) ## The contract: buf lint, and buf breaking against the last re
 test: $(DEV) ## All tests; PYTEST="-k word" narrows them
 	@$(BIN)/python -m pytest $(PYTEST)
 
+.PHONY: faults
+faults: $(DEV) ## Break real processes, disks and networks; KILLS=500 CUTS=3000 ... say how often
+	@$(BIN)/python -m tests.faults
+
 .PHONY: check
 check: lint types walls contract proto-check test ## All that CI asks for
 

@@ -1,9 +1,10 @@
 """kill -9 of meshd under load, again and again: `python -m tests.faults.kill_cycles --cycles 50`.
 
 Each cycle lets clients and workers run for a random while, freezes meshd, looks whether one of its threads is writing
-or syncing the database right now (a commit is in flight), and kills it there. Every fourth kill comes at a random
-moment; the others freeze and thaw at random moments until they meet a commit. At the end the oracle judges what
-clients and workers saw. Exits with 0 only when it finds nothing and at least 60 % of the kills met a commit.
+or syncing the database right now (a commit is in flight), and kills it there. Of five kills one comes at a random
+moment, one at a point around applying, appending, syncing or releasing a batch (`tests.faults.disk`), each point in
+turn; the others freeze and thaw at random moments until they meet a commit. At the end the oracle judges what clients
+and workers saw. Exits with 0 only when it finds nothing and at least 60 % of the kills met a commit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.disk import IN_FLIGHT, Disk, Point
 from tests.faults.load import Load
 from tests.faults.meshd_process import ChildProcess, MeshdProcess
 from tests.faults.oracle import History, Violation, judge
@@ -27,6 +29,8 @@ WORKERS = 3
 SETTLE_TIMEOUT_S = 60.0
 IN_FLIGHT_GOAL = 0.6
 _AIM_TRIES = 200
+_POINT_TIMEOUT_S = 10.0
+_POINTS = tuple(Point)
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Report:
 
     cycles: int = 0
     in_flight: int = 0
+    at_points: int = 0
     #: Submits without an answer at a kill, and how many of these the mesh had taken all the same.
     unanswered: set[str] = field(default_factory=set)
     recovered: int = 0
@@ -46,18 +51,21 @@ class Report:
         share = self.in_flight / max(1, self.cycles)
         restart_s = sorted(self.restarts_s)[len(self.restarts_s) // 2] if self.restarts_s else 0.0
         return (
-            f"{self.cycles} kills of meshd, {self.in_flight} ({share:.0%}) with a commit in flight; "
-            f"{self.acked} tasks acknowledged, {len(self.unanswered)} submits unanswered at a kill, "
-            f"{self.recovered} of these taken; median restart {restart_s:.2f} s; {len(self.violations)} violations"
+            f"{self.cycles} kills of meshd, {self.in_flight} ({share:.0%}) with a commit in flight, {self.at_points} at "
+            f"points around applying, appending, syncing and releasing; {self.acked} tasks acknowledged, "
+            f"{len(self.unanswered)} submits unanswered at a kill, {self.recovered} of these taken; median restart {restart_s:.2f} s; {len(self.violations)} violations"
         )
 
 
-async def run_cycles(folder: Path, cycles: int, seed: int, *, module: str = "meshd") -> Report:
-    """Runs the load and the kills, then lets the oracle judge. `module` is what is started as meshd."""
+async def run_cycles(folder: Path, cycles: int, seed: int, *, broken: str = "") -> Report:
+    """Runs the load and the kills, then lets the oracle judge. `broken` is a module to start in meshd's place."""
     rng = random.Random(seed)
     report = Report()
+    disk = Disk(folder, folder / "data")
     with contextlib.ExitStack() as processes:
-        meshd = processes.enter_context(MeshdProcess(folder, module=module))
+        meshd = processes.enter_context(
+            MeshdProcess(folder, module=broken or "tests.faults.meshd_with_points", **disk.environment)
+        )
         logs = [folder / f"executions-{number}.jsonl" for number in range(WORKERS)]
         for number, log in enumerate(logs):
             worker = ChildProcess.python(
@@ -78,7 +86,13 @@ async def run_cycles(folder: Path, cycles: int, seed: int, *, module: str = "mes
                 async with asyncio.timeout(20.0):
                     await load.acknowledged.wait()
                 await asyncio.sleep(rng.uniform(0.1, 0.7))
-                report.in_flight += await _kill(meshd, rng, aimed=cycle % 4 != 0)
+                if cycle % 5 == 1 and not broken:
+                    point = _POINTS[cycle // 5 % len(_POINTS)]
+                    await _kill_at(meshd, disk, point)
+                    report.at_points += 1
+                    report.in_flight += point in IN_FLIGHT
+                else:
+                    report.in_flight += await _kill(meshd, rng, aimed=cycle % 5 != 0)
                 report.cycles += 1
                 report.unanswered |= load.unanswered
                 if cycle == cycles - 1:
@@ -109,6 +123,12 @@ async def _kill(meshd: MeshdProcess, rng: random.Random, *, aimed: bool) -> bool
             await asyncio.sleep(rng.uniform(0.0005, 0.005))
     meshd.kill()
     return in_flight
+
+
+async def _kill_at(meshd: MeshdProcess, disk: Disk, point: Point) -> None:
+    """Has meshd die at a point; the load brings it there."""
+    with disk.armed(point):
+        await asyncio.to_thread(meshd.wait, _POINT_TIMEOUT_S)
 
 
 async def _stop(clients: asyncio.Task[None]) -> None:

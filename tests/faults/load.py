@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Callable
 
 from agentmesh import Mesh, MeshError, NotFound, task_spec
 from agentmesh.v1.task_pb2 import Task, TaskState
@@ -20,15 +21,19 @@ SINGLE_CLIENTS = 4
 READ_CLIENTS = 2
 _BATCH = 10
 _PAUSE_S = 0.02
+_LONG_PAUSE_S = 0.1
 #: Few enough open tasks that the workers keep up, so that each restart has a bounded past.
 _MOST_OPEN = 400
 
 
 class Load:
-    """Runs the clients; `history` grows while they run."""
+    """Runs the clients; `history` grows while they run, and `heard` is told of each answer at once."""
 
-    def __init__(self, address: str, seed: int) -> None:
+    def __init__(
+        self, address: str, seed: int, heard: Callable[[Submit | Read], None] = lambda _: None
+    ) -> None:
         self._address = address
+        self._heard = heard
         self._rng = random.Random(seed)
         self._numbers = itertools.count(1)
         self.history = History()
@@ -89,10 +94,11 @@ class Load:
                     )
                 except MeshError:
                     self._submitted(client, task_ids, acked=False)
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(_LONG_PAUSE_S)
                     continue
                 for result in results:
                     self._submitted(client, [result.task_id], acked=result.error is None)
+                await asyncio.sleep(_LONG_PAUSE_S)
                 await self._room()
 
     async def _submit_singles(self, client: str) -> None:
@@ -104,9 +110,10 @@ class Load:
                     await mesh.submit(TASK_TYPE, task_id=task_id, payload={"by": client})
                 except MeshError:
                     self._submitted(client, [task_id], acked=False)
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(_LONG_PAUSE_S)
                     continue
                 self._submitted(client, [task_id], acked=True)
+                await asyncio.sleep(_PAUSE_S)
                 await self._room()
 
     async def _read_all_the_time(self, client: str) -> None:
@@ -142,7 +149,9 @@ class Load:
     def _submitted(self, client: str, task_ids: list[str], *, acked: bool) -> None:
         ended_s = time.monotonic()
         for task_id in task_ids:
-            self.history.submits.append(Submit(task_id, client, ended_s, acked))
+            submit = Submit(task_id, client, ended_s, acked)
+            self.history.submits.append(submit)
+            self._heard(submit)
             self.unanswered.discard(task_id)
             self._known.append(task_id)
             self._open.add(task_id)
@@ -153,10 +162,14 @@ class Load:
         state = TaskState.Name(task.state).removeprefix("TASK_STATE_")
         output = task.output.inline if state == "SUCCEEDED" else b""
         task_id = task.spec.task_id
-        self.history.reads.append(Read(task_id, client, began_s, time.monotonic(), state, output))
+        self._noted(Read(task_id, client, began_s, time.monotonic(), state, output))
         if state in TERMINAL:
             self._open.discard(task_id)
 
     def _saw_nothing(self, task_id: str, client: str, began_s: float) -> None:
-        self.history.reads.append(Read(task_id, client, began_s, time.monotonic(), NOT_FOUND))
+        self._noted(Read(task_id, client, began_s, time.monotonic(), NOT_FOUND))
         self._open.discard(task_id)
+
+    def _noted(self, read: Read) -> None:
+        self.history.reads.append(read)
+        self._heard(read)

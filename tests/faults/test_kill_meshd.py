@@ -27,6 +27,6 @@ async def test_nothing_acknowledged_is_lost_and_nothing_happens_twice(tmp_path: 
 
 @pytest.mark.timeout(120)
 async def test_oracle_is_red_when_meshd_answers_before_its_commit(tmp_path: Path) -> None:
-    report = await run_cycles(tmp_path, 2, seed=1, module="tests.faults.early_ack_meshd")
+    report = await run_cycles(tmp_path, 2, seed=1, broken="tests.faults.early_ack_meshd")
     print(report)
     assert Rule.LOST in {violation.rule for violation in report.violations}
