@@ -15,18 +15,26 @@ import time
 RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("KILLS", 100, ("tests.faults.kill_cycles", "--cycles")),
     ("CUTS", 3_000, ("tests.faults.power_cuts", "--cuts")),
+    ("AGENT_KILLS", 50, ("tests.faults.agent_faults", "kill", "--count")),
+    ("AGENT_FREEZES", 30, ("tests.faults.agent_faults", "freeze", "--count")),
+    ("MESHD_FREEZES", 10, ("tests.faults.agent_faults", "freeze-meshd", "--count")),
+    ("PARTITIONS", 20, ("tests.faults.agent_faults", "partition", "--count")),
+    ("ONE_WAY_UP", 10, ("tests.faults.agent_faults", "up", "--count")),
+    ("ONE_WAY_DOWN", 10, ("tests.faults.agent_faults", "down", "--count")),
+    ("HALF_OPEN", 10, ("tests.faults.agent_faults", "both", "--count")),
+    ("STORM_AGENTS", 1_000, ("tests.faults.reconnect_storm", "--agents")),
 )
 
 
 def main() -> int:
     failed = []
-    for variable, by_default, (module, option) in RUNS:
+    for variable, by_default, arguments in RUNS:
         count = int(os.environ.get(variable) or by_default)
         if not count:
             continue
         began_s = time.monotonic()
         print(f"== {variable}={count}", flush=True)
-        done = subprocess.run([sys.executable, "-m", module, option, str(count)], check=False)
+        done = subprocess.run([sys.executable, "-m", *arguments, str(count)], check=False)
         print(f"   {time.monotonic() - began_s:.0f} s", flush=True)
         if done.returncode:
             failed.append(variable)

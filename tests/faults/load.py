@@ -22,6 +22,7 @@ READ_CLIENTS = 2
 _BATCH = 10
 _PAUSE_S = 0.02
 _LONG_PAUSE_S = 0.1
+_WAIT_S = 30.0
 #: Few enough open tasks that the workers keep up, so that each restart has a bounded past.
 _MOST_OPEN = 400
 
@@ -53,6 +54,12 @@ class Load:
                 clients.create_task(self._submit_singles(f"single-{number}"))
             for number in range(READ_CLIENTS):
                 clients.create_task(self._read_all_the_time(f"reader-{number}"))
+
+    async def run_steadily(self, count: int) -> None:
+        """Keeps so many tasks open, each the next one of a client that waits for the last; runs until cancelled."""
+        async with asyncio.TaskGroup() as clients:
+            for number in range(count):
+                clients.create_task(self._submit_and_wait(f"steady-{number}"))
 
     def client(self) -> Mesh:
         """A client that tries once."""
@@ -115,6 +122,18 @@ class Load:
                 self._submitted(client, [task_id], acked=True)
                 await asyncio.sleep(_PAUSE_S)
                 await self._room()
+
+    async def _submit_and_wait(self, client: str) -> None:
+        async with self.client() as mesh:
+            while True:
+                task_id = self._name()
+                try:
+                    await mesh.submit(TASK_TYPE, task_id=task_id)
+                    self._submitted(client, [task_id], acked=True)
+                    began_s = time.monotonic()
+                    self._saw(await mesh.wait(task_id, timeout_s=_WAIT_S), client, began_s)
+                except MeshError:
+                    await asyncio.sleep(_LONG_PAUSE_S)
 
     async def _read_all_the_time(self, client: str) -> None:
         async with self.client() as mesh:
