@@ -83,7 +83,7 @@ async def run_cycles(folder: Path, cycles: int, seed: int, *, broken: str = "") 
         try:
             for cycle in range(cycles):
                 load.acknowledged.clear()
-                async with asyncio.timeout(20.0):
+                async with asyncio.timeout(60.0):
                     await load.acknowledged.wait()
                 await asyncio.sleep(rng.uniform(0.1, 0.7))
                 if cycle % 5 == 1 and not broken:
