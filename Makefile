@@ -139,6 +139,31 @@ bench: $(RUN) ## Measure it on this machine, beside a bare gRPC server
 bench-scale: $(RUN) ## Measure fleets of 1,000 and 10,000 agents, and a million open tasks
 	@$(BIN)/python -m bench.scale
 
+# Each peer in an environment of its own. One that cannot be had is named by the benchmark and left out.
+PEERS       := celery dramatiq dask ray jetstream
+NATS_SERVER := 2.15.2
+
+build/peers/%/.stamp: bench/peers/requirements-%.txt
+	@test -x build/peers/$*/bin/python || $(PYTHON) -m venv build/peers/$*
+	@build/peers/$*/bin/python $(PIP_INSTALL) --require-hashes -r $< && touch $@ || echo '$*: not installed' >&2
+
+build/peers/bin/nats-server:
+	@! command -v go > /dev/null || GOBIN=$(CURDIR)/build/peers/bin go install \
+		github.com/nats-io/nats-server/v2@v$(NATS_SERVER) || echo 'nats-server: not built' >&2
+
+.PHONY: bench-peers
+bench-peers: $(RUN) $(PEERS:%=build/peers/%/.stamp) build/peers/bin/nats-server ## The same no-ops on what one would take instead
+	@$(BIN)/python -m bench.peers
+
+build/plots/.stamp: requirements/plots.txt
+	@test -x build/plots/bin/python || $(PYTHON) -m venv build/plots
+	@build/plots/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+.PHONY: bench-plots
+bench-plots: build/plots/.stamp ## Put the kept runs into docs/benchmarks.md: tables and plots
+	@build/plots/bin/python -m bench.plots
+
 # ---- stubs for other languages ---------------------------------------------------------------------------------
 
 PROTOC_GEN_GO      := 1.36.12
@@ -244,6 +269,9 @@ lock: ## Pin the newest versions that pyproject.toml admits: requirements/*.txt
 	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade pyproject.toml --extra meshd --extra meshctl --group dev \
 		--constraint requirements/run.txt --output-file requirements/dev.txt
 	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade --group codegen --output-file requirements/codegen.txt
+	@.venv-lock/bin/uv pip compile $(LOCK) --upgrade --group plots --output-file requirements/plots.txt
+	@for peer in $(PEERS); do .venv-lock/bin/uv pip compile $(LOCK) --upgrade --group peer-$$peer \
+		--output-file bench/peers/requirements-$$peer.txt || exit 1; done
 
 .PHONY: clean
 clean: ## Remove all that was built, environments included

@@ -39,8 +39,9 @@ Metadata = tuple[tuple[str, str], ...]
 class Run:
     """Counts what came back."""
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, *, watched: bool) -> None:
         self.left = tasks
+        self.watched = watched
         self.done = asyncio.Event()
         self.assigned_s: dict[str, float] = {}
         self.acked_s: dict[str, float] = {}
@@ -49,7 +50,12 @@ class Run:
     def acked(self, fence: bytes) -> None:
         """Note that a result is durable."""
         self.acked_s[self.id_of[fence]] = time.monotonic()
-        self.left -= 1
+        if not self.watched:
+            self.ended(1)
+
+    def ended(self, count: int) -> None:
+        """Count so many tasks that have ended."""
+        self.left -= count
         if self.left == 0:
             self.done.set()
 
@@ -160,6 +166,22 @@ async def submit_all(
     return submitted_s
 
 
+async def watch(scheduler: Any, metadata: Metadata, run: Run) -> asyncio.Task[None]:
+    """Follow all tasks to their ends, as a submitter does that wants every result; returns once it follows."""
+    succeeded = [task_pb2.TASK_STATE_SUCCEEDED]
+    call = scheduler.WatchTasks(
+        scheduler_service_pb2.WatchTasksRequest(namespace="default", states=succeeded), metadata=metadata
+    )
+    while not (await call.read()).HasField("position"):
+        pass
+
+    async def follow() -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            run.ended(len(message.changes))
+
+    return asyncio.create_task(follow())
+
+
 def percentiles_ms(values: list[float]) -> dict[str, float]:
     """Return median and 99th percentile in milliseconds."""
     ordered = sorted(values)
@@ -171,7 +193,7 @@ async def main(options: argparse.Namespace) -> None:
     """Run one round and print its figures."""
     channel = grpc.aio.insecure_channel(options.address, options=LOCAL)
     auth: Any = auth_service_pb2_grpc.AuthServiceStub(channel)
-    run = Run(options.tasks)
+    run = Run(options.tasks, watched=options.watch)
     working = []
     for n in range(options.agents):
         own = grpc.aio.insecure_channel(options.address, options=LOCAL)
@@ -187,6 +209,8 @@ async def main(options: argparse.Namespace) -> None:
         await registry.GetMeshStatus(registry_service_pb2.GetMeshStatusRequest(), metadata=metadata)
     principals = principals or [(("agentmesh-namespace", "default"),)]
     scheduler: Any = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+    if options.watch:
+        working.append(await watch(scheduler, principals[0], run))
     print("ready", flush=True)  # the parent reads the server's processor time now
     begin = time.monotonic()
     submitted_s = await submit_all(scheduler, options, principals)
@@ -215,6 +239,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, default=40)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--principals", type=int, default=1_000, help="0: the operator's socket, no token")
+    parser.add_argument("--watch", action="store_true", help="end when the submitter has seen all results")
     return parser.parse_args()
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -102,6 +103,7 @@ def keep(kind: str, rows: Sequence[Row], rounds: int, **more: Any) -> Path:
     record = {
         "kind": kind,
         "commit": commit + ("+changed" if changed else ""),
+        "committed": git("show", "-s", "--format=%cI", commit),
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine(),
         "busy": round(os.getloadavg()[0], 1),
@@ -131,7 +133,7 @@ def find(words: str) -> dict[str, Any]:
 def in_order(kind: str) -> list[dict[str, Any]]:
     """Return all kept records of a kind, oldest commit first."""
     records = [read(path) for path in KEPT.glob(f"{kind}-*.json")]
-    return sorted(records, key=lambda record: int(git("show", "-s", "--format=%ct", record["commit"])))
+    return sorted(records, key=lambda record: datetime.fromisoformat(record["committed"]))
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from bench import compare, record
 from bench.__main__ import FIGURES
+from bench.page import PAGE, fill
 from bench.record import Figure, Goal, Row, keep, summarise, table
 
 
@@ -53,6 +54,31 @@ def test_comparison_marks_only_rounds_that_lie_apart(
     assert "1.25" in rate
     assert "real" not in rate
     assert "0.50 | real" in cpu
+
+
+def test_newest_tables_go_between_their_marks() -> None:
+    text = "a\n<!-- run -->\nold\n<!-- /run -->\nb\n<!-- peers -->\n<!-- /peers -->\n"
+    filled = fill(text, "run", r"new \1")
+    assert filled == "a\n<!-- run -->\n\nnew \\1\n\n<!-- /run -->\nb\n<!-- peers -->\n<!-- /peers -->\n"
+    assert fill(filled, "run", r"new \1") == filled
+
+
+def test_page_has_the_marks() -> None:
+    text = (Path(__file__).parents[3] / PAGE).read_text()
+    for kind in ("run", "peers"):
+        assert "new" in fill(text, kind, "new")
+
+
+def test_page_without_a_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match="peers"):
+        fill("<!-- run -->\n<!-- /run -->", "peers", "new")
+
+
+def test_runs_are_ordered_by_their_commits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record, "KEPT", tmp_path)
+    for name, committed in (("bb", "2026-01-01T00:30:00+00:00"), ("aa", "2026-01-01T01:00:00+02:00")):
+        (tmp_path / f"run-{name}.json").write_text(json.dumps({"commit": name, "committed": committed}))
+    assert [each["commit"] for each in record.in_order("run")] == ["aa", "bb"]
 
 
 def test_unknown_run_is_named() -> None:
