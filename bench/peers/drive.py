@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 
@@ -19,6 +20,7 @@ WARM_UP = 100
 def main(name: str, count: int, words: set[str]) -> None:
     """Start the peer, warm it up, measure, and stop it whatever happens."""
     setting = Setting(**{word: word in words for word in ("pinned", "batched", "synced")})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else nobody would stop what was started
     os.sched_setaffinity(0, setting.load_cores)
     peer: Peer = importlib.import_module(f"bench.peers.{name}").Here(setting)
     try:

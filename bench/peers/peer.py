@@ -85,7 +85,8 @@ class Processes:
         deadline = time.monotonic() + START_S
         while not ready():
             if self._started[-1].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._started[-1].args!r} did not come up:\n{self.log()}")
+                said = self.log().replace(f"{self.folder}/", "").split("\n")
+                raise RuntimeError("; ".join(["it did not come up", *filter(None, said[-3:])]))
             time.sleep(0.02)
 
     def log(self) -> str:
