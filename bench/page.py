@@ -9,6 +9,10 @@ from typing import Any
 from bench.record import Row, in_order, table
 
 PAGE = Path("docs/benchmarks.md")
+PLOTS = {
+    "run": "![How the figures went from commit to commit](benchmarks/history.png)",
+    "peers": "![Ours and the peers](benchmarks/peers.png)",
+}
 
 
 def fill(text: str, name: str, body: str) -> str:
@@ -23,20 +27,20 @@ def heading(record: dict[str, Any]) -> str:
     """Say in a sentence what the figures depend on."""
     machine = record["machine"]
     return (
-        f"Commit {record['commit']}, measured {record['day']}: {record['rounds']} rounds on {machine['cores']} cores "
+        f"Commit {record['commit']}, measured {record['day']}: rounds: {record['rounds']}; on {machine['cores']} cores "
         f"({machine['processor']}, {machine['memory_gib']} GiB), Python {machine['python']}, grpcio "
         f"{machine['grpcio']}; load average at the end {record['busy']}."
     )
 
 
 def write() -> None:
-    """Write the tables of the newest runs into the page."""
+    """Write the tables of the newest runs into the page, each with its plot."""
     text = PAGE.read_text()
-    for kind in ("run", "peers"):
+    for kind, plot in PLOTS.items():
         records = in_order(kind)
         if records:
             newest = records[-1]
             body = newest.get("table") or table(Row(**row) for row in newest["rows"])
             skipped = [f"Skipped: {name}: {why}." for name, why in newest.get("skipped", {}).items()]
-            text = fill(text, kind, "\n\n".join([heading(newest), body, *skipped]))
+            text = fill(text, kind, "\n\n".join([heading(newest), body, *skipped, plot]))
     PAGE.write_text(text)
