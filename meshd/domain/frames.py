@@ -194,4 +194,11 @@ class GoAway(NamedTuple):
     reason: GoAwayReason
 
 
-DownFrame = Opened | Assign | Cancel | Revoke | Ack | LeaseAck | Drain | GoAway
+class Reauthenticate(NamedTuple):
+    """The token of the stream runs out soon."""
+
+    by_ms: int
+    """Wall time at which the stream ends without a fresh one."""
+
+
+DownFrame = Opened | Assign | Cancel | Revoke | Ack | LeaseAck | Drain | GoAway | Reauthenticate

@@ -17,7 +17,7 @@ from meshd.domain.records import SigningKeyRecord
 from meshd.engine.audit import AuditLog
 from meshd.engine.commits import Commits
 from meshd.engine.credentials import Credentials, principal_of, system_wall_ms
-from meshd.engine.token_streams import TokenStream, TokenStreams, expired
+from meshd.engine.token_streams import Ask, TokenStream, TokenStreams, expired
 from meshd.ports.tokens import Tokens
 
 MAX_CACHED_TOKENS: Final = 20_000
@@ -97,6 +97,11 @@ class Authority:
     def stream(self, call: Call) -> TokenStream:
         """Return the block in which a stream is handled: it ends when the caller's token is revoked or runs out."""
         return TokenStream(self._streams, call)
+
+    def ask_in_time(self, stream: object, ask: Ask) -> None:
+        """Have ``ask`` called before the stream's token runs out, and again with each fresh one."""
+        assert isinstance(stream, TokenStream)
+        stream.ask_by(ask)
 
     def reauthenticate(self, stream: object, token: str) -> None:
         """Keep a stream open by a fresh token of the same subject. Raises Refusal."""

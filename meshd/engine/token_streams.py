@@ -20,6 +20,13 @@ EXPIRY_GRACE_MS: Final = 30_000
 """How long a stream outlives its token, so that a fresh one can be sent in time."""
 
 
+ASK_BEFORE_MS: Final = 60_000
+"""How long before its token runs out the other side of a stream is asked for a fresh one."""
+
+Ask = Callable[[int], None]
+"""Asks for a fresh token; takes the wall time in milliseconds at which the stream ends without one."""
+
+
 class TokenStream:
     """One stream that its caller's token keeps open; a context manager around its handling."""
 
@@ -27,7 +34,8 @@ class TokenStream:
         self.call = call
         self._streams = streams
         self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._ask: Ask | None = None
         self._ended: Refusal | None = None
 
     def __enter__(self) -> Self:
@@ -41,8 +49,7 @@ class TokenStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._streams.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timers()
         if self._ended is None:
             return
         if kind is asyncio.CancelledError:
@@ -52,17 +59,29 @@ class TokenStream:
         if kind is None:
             raise self._ended
 
+    def ask_by(self, ask: Ask) -> None:
+        """Have the other side asked for a fresh token in time, now and after each fresh one."""
+        self._ask = ask
+        self.arm()
+
     def arm(self) -> None:
-        """Set the time at which the stream ends, from its token."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Set the times at which a fresh token is asked for and the stream ends, from its token."""
+        self._cancel_timers()
         expire_ms = self.call.principal.expire_ms
-        if expire_ms:
-            left_ms = expire_ms - self._streams.wall_ms() + EXPIRY_GRACE_MS
-            self._timer = asyncio.get_running_loop().call_later(
-                max(0, left_ms) / 1_000, self.end, expired(self.call.principal)
-            )
+        if not expire_ms:
+            return
+        call_later = asyncio.get_running_loop().call_later
+        left_ms = expire_ms - self._streams.wall_ms()
+        end_in_s = max(0, left_ms + EXPIRY_GRACE_MS) / 1_000
+        self._timers.append(call_later(end_in_s, self.end, expired(self.call.principal)))
+        if self._ask is not None:
+            ask_in_s = max(0, left_ms - ASK_BEFORE_MS) / 1_000
+            self._timers.append(call_later(ask_in_s, self._ask, expire_ms + EXPIRY_GRACE_MS))
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def end(self, refusal: Refusal) -> None:
         """End the stream by this refusal; the first one counts."""

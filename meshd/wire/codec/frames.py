@@ -137,50 +137,40 @@ def limits(rules: SessionRules, lease: Lease, disconnected_grace_ms: int) -> pb.
 def down(frame: f.DownFrame, payloads: dict[int, bytes], rules: SessionRules) -> pb.MeshFrame:
     """Return the contract's frame; ``payloads`` has the input of every assignment."""
     if type(frame) is f.Assign:
-        message = pb.MeshFrame()
-        assign = message.assign
-        assign.fence = frame.fence
-        assign.fence_number = frame.fence_number
-        assign.task_id = frame.task_id
-        assign.task_type = frame.task_type
-        assign.attempt = frame.attempt
-        payload = payloads[frame.task_key]
-        if payload:
-            assign.payload.ParseFromString(payload)
-        if frame.deadline_ms:
-            assign.deadline.CopyFrom(timestamp(frame.deadline_ms))
-        if frame.traceparent:
-            assign.traceparent = frame.traceparent
-        if frame.context_id:
-            assign.context_id = frame.context_id
-        return message
-    if type(frame) is f.Ack:
-        return pb.MeshFrame(ack=pb.Ack(fence=frame.fence))
-    if type(frame) is f.LeaseAck:
-        return _lease_ack(frame)
-    if type(frame) is f.Revoke:
-        return pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence))
-    if type(frame) is f.Cancel:
-        cancel = pb.Cancel(
-            fence=frame.fence,
-            reason=int(frame.reason),  # type: ignore[arg-type]
-            grace=duration(frame.grace_ms),
-        )
-        return pb.MeshFrame(cancel=cancel)
-    if type(frame) is f.Drain:
-        return pb.MeshFrame(drain=pb.Drain(reason=frame.reason))
-    if type(frame) is f.GoAway:
-        return pb.MeshFrame(go_away=pb.GoAway(reason=int(frame.reason)))  # type: ignore[arg-type]
-    assert type(frame) is f.Opened
-    return pb.MeshFrame(
-        opened=pb.Opened(
-            features=sorted(frame.features),  # type: ignore[arg-type]
-            epoch=frame.epoch,
-            keep=frame.keep,
-            drop=frame.drop,
-            limits=limits(rules, frame.lease, frame.disconnected_grace_ms),
-        )
+        return _assign(frame, payloads[frame.task_key])
+    if type(frame) is f.Opened:
+        return _opened(frame, rules)
+    return _DOWN[type(frame)](frame)
+
+
+def _assign(frame: f.Assign, payload: bytes) -> pb.MeshFrame:
+    message = pb.MeshFrame()
+    assign = message.assign
+    assign.fence = frame.fence
+    assign.fence_number = frame.fence_number
+    assign.task_id = frame.task_id
+    assign.task_type = frame.task_type
+    assign.attempt = frame.attempt
+    if payload:
+        assign.payload.ParseFromString(payload)
+    if frame.deadline_ms:
+        assign.deadline.CopyFrom(timestamp(frame.deadline_ms))
+    if frame.traceparent:
+        assign.traceparent = frame.traceparent
+    if frame.context_id:
+        assign.context_id = frame.context_id
+    return message
+
+
+def _opened(frame: f.Opened, rules: SessionRules) -> pb.MeshFrame:
+    opened = pb.Opened(
+        features=sorted(frame.features),  # type: ignore[arg-type]
+        epoch=frame.epoch,
+        keep=frame.keep,
+        drop=frame.drop,
+        limits=limits(rules, frame.lease, frame.disconnected_grace_ms),
     )
+    return pb.MeshFrame(opened=opened)
 
 
 def _lease_ack(frame: f.LeaseAck) -> pb.MeshFrame:
@@ -189,6 +179,22 @@ def _lease_ack(frame: f.LeaseAck) -> pb.MeshFrame:
         ack.beat_interval.CopyFrom(duration(frame.lease.beat_interval_ms))
         ack.lease_ttl.CopyFrom(duration(frame.lease.ttl_ms))
     return pb.MeshFrame(lease_ack=ack)
+
+
+def _cancel(frame: f.Cancel) -> pb.MeshFrame:
+    reason: Any = int(frame.reason)
+    return pb.MeshFrame(cancel=pb.Cancel(fence=frame.fence, reason=reason, grace=duration(frame.grace_ms)))
+
+
+_DOWN: dict[type, Callable[[Any], pb.MeshFrame]] = {
+    f.Ack: lambda frame: pb.MeshFrame(ack=pb.Ack(fence=frame.fence)),
+    f.LeaseAck: _lease_ack,
+    f.Revoke: lambda frame: pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence)),
+    f.Cancel: _cancel,
+    f.Drain: lambda frame: pb.MeshFrame(drain=pb.Drain(reason=frame.reason)),
+    f.GoAway: lambda frame: pb.MeshFrame(go_away=pb.GoAway(reason=int(frame.reason))),  # type: ignore[arg-type]
+    f.Reauthenticate: lambda frame: pb.MeshFrame(reauthenticate=pb.Reauthenticate(by=timestamp(frame.by_ms))),
+}
 
 
 def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFrame]]:

@@ -11,7 +11,7 @@ from agentmesh.v1 import registry_service_pb2, scheduler_service_pb2, session_pb
 from meshd.domain import commands as c
 from meshd.domain.access import Call
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Assign, Done, Fail, Stopped, UpFrame
+from meshd.domain.frames import Assign, Done, Fail, Feature, Reauthenticate, Stopped, UpFrame
 from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_SLOTS
 from meshd.domain.state import Namespace
 from meshd.engine.authority import Authority
@@ -57,6 +57,8 @@ class SessionStreams:
         session = await self._open(ns, stream, opening, call, takes_work=takes_work)
         stream.session = session
         self._mesh.streams.add(stream)
+        if Feature.REAUTHENTICATE in session.features:
+            self._authority.ask_in_time(call.stream, lambda by_ms: stream.push(Reauthenticate(by_ms)))
         writer = asyncio.create_task(self._write(stream, context, response, limit))
         reader = asyncio.create_task(self._read(ns, stream, call, first.frames[1:], iterator))
         try:
