@@ -6,8 +6,8 @@ change after ``base``; what a watcher is shown of one item never goes back; noth
 
 What it costs at most. A watcher that stopped reading: the one message it is being sent, 64 KiB (or one item, if that
 is larger), and as much in gRPC; it delays nobody. A feed, however many watch: its log, 4 MiB or 8,192 items; while a
-filter watches, the key of each item that it has shown; while snapshots are read, one list of the items. When nobody
-watches: nothing, a minute after the last one left.
+filter watches, the key of each item that it has shown; while snapshots are read, one list of the items; and there are
+at most MAX_FEEDS that are watched in a namespace. When nobody watches: nothing, a minute after the last one left.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 from weakref import ref
+
+from meshd.domain.errors import Reason, Refusal
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -39,6 +41,9 @@ WAKE_SLICE: Final = 32
 LINGER_S: Final = 60.0
 """How long a feed is kept after its last watcher left, for those who come back."""
 MAX_IDLE_FEEDS: Final = 64
+MAX_FEEDS: Final = 128
+"""Different filters watched at a time in a namespace: each change is compared with all of them."""
+REFUSED_RETRY_MS: Final = 5_000
 
 
 class ResetReason(IntEnum):
@@ -404,10 +409,16 @@ class Feeds(Generic[T]):
         """Begin to watch what matches, from a position on if that is possible.
 
         ``items`` returns all items, ``now`` the position of the state in memory, ``settled`` returns when that state
-        is durable.
+        is durable. Raises Refusal when too many other filters are watched.
         """
         feeds = self._by_namespace.setdefault(namespace, {})
         feed = feeds.get(wanted)
+        if feed is None and sum(other.watches > 0 for other in feeds.values()) >= MAX_FEEDS:
+            message = (
+                f"namespace {namespace} is watched under {MAX_FEEDS} different conditions, which is the most; watch"
+                " without conditions and choose from what comes"
+            )
+            raise Refusal(Reason.OVERLOADED, message, retry_ms=REFUSED_RETRY_MS)
         epoch, revision = now()
         # Of a new feed only those know what was shown to whom who were shown everything.
         known = feed is not None or wanted == type(wanted)()

@@ -185,7 +185,7 @@ class Mesh:
     def watch_agents(
         self, ns: Namespace, wanted: AgentFilter, after: Position | None, encoding: Encoding[Agent]
     ) -> Watch[Agent]:
-        """Begin to watch a namespace's agents."""
+        """Begin to watch a namespace's agents. Raises Refusal."""
         return self.hub.agents.watch(
             ns.name,
             wanted,
@@ -199,7 +199,7 @@ class Mesh:
     def watch_tasks(
         self, ns: Namespace, wanted: TaskConditions, after: Position | None, encoding: Encoding[Task]
     ) -> Watch[Task]:
-        """Begin to watch a namespace's tasks."""
+        """Begin to watch a namespace's tasks. Raises Refusal."""
         return self.hub.tasks.watch(
             ns.name,
             wanted,

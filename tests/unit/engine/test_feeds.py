@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshd.domain.errors import Reason, Refusal
 from meshd.engine import feeds as module
 from meshd.engine.feeds import Feeds, Position, ResetReason, Watch
 
@@ -267,6 +268,20 @@ async def test_idle_feeds_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
         with world.watch(f"colour-{number}"):
             pass
     assert len(world.feeds._by_namespace["default"]) == module.MAX_IDLE_FEEDS
+
+
+async def test_only_so_many_filters_are_watched_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FEEDS", 2)
+    world = World()
+    with world.watch("red"), world.watch("red"):
+        with world.watch("blue"):
+            with pytest.raises(Refusal, match="2 different conditions") as caught:
+                world.watch("green")
+            assert caught.value.reason is Reason.OVERLOADED
+            with world.watch("red"):
+                pass
+        with world.watch("green"):
+            pass
 
 
 async def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
