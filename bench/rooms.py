@@ -29,6 +29,7 @@ from meshd.domain.machine import handle
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import AgentSpec, AgentType, NamespaceInfo, Now, Session
 from meshd.engine.commits import Commits
+from meshd.engine.id_filter import IdFilter
 from meshd.engine.known_tasks import KnownTasks
 from meshd.ports.store import Store
 from meshd.store.sqlite import SqliteStore
@@ -49,7 +50,7 @@ class Rooms:
         info = NamespaceInfo("default", "", 0, 1)
         self.ns = Namespace(info, self.rules, self.fleet, Counter(1), Random(1))
         self.known = KnownTasks(cast("Store", store), cast("Commits", None))
-        self.known._stored = type(self.known._taken)()  # noqa: SLF001  # nothing to learn in an empty store
+        self.known._stored = IdFilter()  # noqa: SLF001  # nothing to learn in an empty store
         self.spent: dict[str, list[float]] = defaultdict(list)
         self.out = Effects()
         for number in range(agents):

@@ -1,8 +1,8 @@
 """What the store knows of submitted ids: mostly nothing, and then it is not asked.
 
 Rule: an id that a filter may hold is looked up; one that no filter holds was never taken, here or before the start.
-Until the ids of earlier lives are learnt, every id is looked up. Lookups that come while one is under way go together
-in the next.
+Until the ids of earlier lives are learnt, and when there are too many to keep, every id is looked up. Lookups that come
+while one is under way go together in the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from meshd.ports.store import Store
 Known = dict[str, KnownTask]
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
-"""Room for about 30 million ids; of more than these each is looked up, as ever."""
+"""Of each filter, room for about 30 million ids; when there are more, each id is looked up."""
 PIECE = 5_000
 """Ids learnt at a time."""
 
@@ -28,8 +28,8 @@ class KnownTasks:
     def __init__(self, store: Store, commits: Commits) -> None:
         self._store = store
         self._commits = commits
-        self._taken = IdFilter()
-        """Ids submitted in this life of the daemon."""
+        self._taken: IdFilter | None = IdFilter()
+        """Ids submitted in this life of the daemon; None once they are too many."""
         self._stored: IdFilter | None = None
         """Ids of earlier lives, once they are learnt."""
         self._waiting: list[tuple[str, list[str], asyncio.Future[Known]]] = []
@@ -56,6 +56,8 @@ class KnownTasks:
     async def find(self, namespace: str, task_ids: list[str]) -> Known:
         """Return what the store knows of the ids, which count as taken from now on. Raises StorageError."""
         maybe = [task_id for task_id in task_ids if self._may_know(namespace, task_id)]
+        if self._taken is not None and self._taken.size_bytes > MAX_FILTER_BYTES:
+            self._taken = None
         if not maybe:
             return {}
         future: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
@@ -65,6 +67,8 @@ class KnownTasks:
         return await future
 
     def _may_know(self, namespace: str, task_id: str) -> bool:
+        if self._taken is None:
+            return True
         id_hash = hash((namespace, task_id))
         taken = self._taken.add(id_hash)
         return taken or self._stored is None or self._stored.holds(id_hash)

@@ -9,6 +9,7 @@ import pytest
 
 from meshd.domain.commands import KnownTask
 from meshd.domain.values import TaskState
+from meshd.engine import known_tasks as module
 from meshd.engine.commits import Commits
 from meshd.engine.known_tasks import PIECE, KnownTasks
 from meshd.ports.store import Store, StoredDigest
@@ -69,3 +70,14 @@ async def test_an_id_submitted_twice_is_looked_up_the_second_time() -> None:
     assert await known.find("default", ["task"]) == {"task": KnownTask(7, b"digest")}
     await known.find("other", ["task"])
     assert store.asked == ["task"]
+
+
+async def test_of_too_many_ids_each_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore([])
+    known = known_tasks(store)
+    await known.learn()
+    monkeypatch.setattr(module, "MAX_FILTER_BYTES", 0)
+    await known.find("default", ["first"])
+    await known.find("default", ["second"])
+    assert store.asked == ["second"]
+    assert known._taken is None
