@@ -78,6 +78,11 @@ def child_family(parent: str, segment: str) -> str:
     return f"{parent}/{segment}"
 
 
+def parent_family(family: str) -> str:
+    """Return the family of the credential that one was issued from; empty when there is none."""
+    return family.rpartition("/")[0]
+
+
 def agent_segment(agent_id: str, generation: int, random: str) -> str:
     """Return the segment of a credential held by an agent."""
     return f"{agent_id}.{generation}.{random}"

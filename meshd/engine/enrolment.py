@@ -21,6 +21,7 @@ from meshd.domain.grants import (
     child_family,
     covers_capabilities,
     operator_segment,
+    parent_family,
 )
 from meshd.domain.records import IdentityRecord, JoinTokenRecord
 from meshd.domain.values import AgentType
@@ -109,6 +110,8 @@ class Enrolment:
             old
             and old.public_key == public_key
             and not self._credentials.revoked(grant.namespace, old.family)
+            # What another credential grants must end with that one.
+            and (not parent or parent == parent_family(old.family))
         ):
             family = old.family
         else:

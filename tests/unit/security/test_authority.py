@@ -131,6 +131,22 @@ async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world: Wor
             assert (await refusal(after.join("w-3", AgentKey(), waiting))).reason is Reason.JOIN_TOKEN_INVALID
 
 
+async def test_what_a_second_join_token_grants_ends_with_its_own_issuer(world: World) -> None:
+    key = AgentKey()
+    bosses = [
+        world.authority.authenticate((await world.issue(name, AgentType.ORCHESTRATOR)).value)
+        for name in ("first", "second")
+    ]
+    for boss, skill in zip(bosses, ("few", "many"), strict=True):
+        join_token = await world.join_token("w-1", by=boss, capabilities=(skill,))
+        joined = await world.join("w-1", key, join_token)
+    await revoke(world, agent_id="first")
+    assert reason_of(world, joined.value) is None
+    await revoke(world, agent_id="second")
+    assert reason_of(world, joined.value) is Reason.TOKEN_REVOKED
+    assert (await refusal(world.renew("w-1", key))).reason is Reason.TOKEN_REVOKED
+
+
 async def test_revoking_a_named_operator_reaches_every_namespace(world: World) -> None:
     token = await world.issue_operator("eve")
     eve = world.authority.authenticate(token.value)
