@@ -172,6 +172,8 @@ async def _serve(
         for task in aside:
             task.cancel()
         finished = await _take_down(parts)
+        if parts.mesh.commits.failed:
+            code = STORAGE_FAILED
         if spans is not None:
             await asyncio.to_thread(spans.close)
     return code, limit if finished else None

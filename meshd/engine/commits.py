@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from meshd.domain.commit_barrier import CommitBarrier
@@ -133,8 +134,9 @@ class Commits:
         return await self._loop.run_in_executor(self._writer, write, *args)
 
     async def close(self) -> None:
-        """Commit what is pending and stop the threads."""
-        if not self.failed:
+        """Commit what is pending and stop the threads; ``failed`` says whether it was."""
+        # The refusal is for callers; of a failed commit ``on_failure`` was told.
+        with suppress(Refusal):
             await self.settled()
         await asyncio.to_thread(self._writer.shutdown)
         await asyncio.to_thread(self._readers.shutdown)

@@ -15,7 +15,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from agentmesh.v1 import namespace_service_pb2, namespace_service_pb2_grpc
+from agentmesh.v1 import (
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    namespace_service_pb2,
+    namespace_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+)
 
 START_TIMEOUT_S = 20
 
@@ -138,6 +145,34 @@ def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(
     assert code == 3
     failure = next(line for line in log if line["level"] == "critical")
     assert failure["error"].startswith("the disk is gone")
+
+
+def test_a_storage_failure_at_the_very_end_has_its_own_code_too(
+    meshd_on_a_bad_disk: Meshd, tmp_path: Path
+) -> None:
+    meshd = meshd_on_a_bad_disk
+    with meshd.channel() as channel:
+        registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        auth: Any = auth_service_pb2_grpc.AuthServiceStub(channel)
+
+        def be_refused() -> None:
+            with pytest.raises(grpc.RpcError) as caught:
+                registry.ListDrains(
+                    registry_service_pb2.ListDrainsRequest(),
+                    metadata=(("authorization", "Bearer none"),),
+                    timeout=10,
+                )
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+        # Refusals are counted; the list writes them down, and the next are written ten seconds later or at the end.
+        be_refused()
+        auth.ListAuditEvents(auth_service_pb2.ListAuditEventsRequest(), timeout=10)
+        (tmp_path / BAD_DISK).touch()
+        be_refused()
+        meshd.process.send_signal(signal.SIGTERM)
+        code, log = meshd.end(5)
+    assert code == 3
+    assert [line["event"] for line in log][-2:] == ["the storage failed; meshd stops", "meshd stopped"]
 
 
 def test_a_second_meshd_leaves_the_first_alone(meshd: Meshd, tmp_path: Path) -> None:
