@@ -54,7 +54,14 @@ class SessionStreams:
         ns = self._mesh.namespace(authorize_namespace(call, opening.namespace))
         stream = AgentStream(ns)
         limit = min(opening.max_inbound_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES) - HEADROOM_BYTES
-        session = await self._open(ns, stream, opening, call, takes_work=takes_work)
+        try:
+            session = await self._open(ns, stream, opening, call, takes_work=takes_work)
+        except asyncio.CancelledError:
+            # The caller is gone while the opening becomes durable: the session must not pass for connected.
+            opened = ns.sessions.get(opening.session_id)
+            if opened is not None:
+                self._mesh.post(ns, c.StreamEnded(opened, stream))
+            raise
         stream.session = session
         self._mesh.streams.add(stream)
         if Feature.REAUTHENTICATE in session.features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import grpc
@@ -10,6 +11,8 @@ import pytest
 
 from agentmesh.v1 import agent_pb2, auth_service_pb2, scheduler_service_pb2, session_pb2
 from agentmesh.v1 import registry_service_pb2 as pb
+from meshd.store.sqlite import SqliteStore
+from meshd.wire.services.sessions import SessionStreams
 from tests.wire.mesh.conftest import RunningMesh, reason_of, refused
 
 
@@ -165,3 +168,40 @@ async def test_status_counts_agents_and_tasks(mesh: RunningMesh) -> None:
     assert [(c.state, c.count) for c in namespace.tasks] == [("QUEUED", 1)]
     assert namespace.free_slots == 2
     assert status.bounds.killed.seconds == 1
+
+
+async def test_an_agent_that_goes_while_its_opening_becomes_durable_is_not_connected(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await mesh.agent("a1")
+    watch = mesh.operator.registry.WatchAgents(pb.WatchAgentsRequest(namespace="default"))
+    await watch.read()
+    commit = SqliteStore.commit
+    under_way, disk_goes_on, gone = threading.Event(), threading.Event(), asyncio.Event()
+    open_session = SessionStreams._open
+
+    async def watched(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await open_session(*args, **kwargs)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+    def slow(store: SqliteStore, batch: Any) -> None:
+        under_way.set()
+        assert disk_goes_on.wait(10)
+        commit(store, batch)
+
+    monkeypatch.setattr(SqliteStore, "commit", slow)
+    monkeypatch.setattr(SessionStreams, "_open", watched)
+    opening = asyncio.ensure_future(agent.open())
+    assert await asyncio.to_thread(under_way.wait, 10)
+    opening.cancel()
+    agent.call.cancel()
+    await asyncio.wait_for(gone.wait(), 10)
+    disk_goes_on.set()
+    seen = ""
+    async with asyncio.timeout(2):
+        while seen != "its connection ended":
+            seen = (await watch.read()).changes[-1].agent.health_cause
+    watch.cancel()
