@@ -116,8 +116,7 @@ def stop(
         if task.cancel_cause in (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE):
             task.cancel_cause = cause
         if grace_ms < task.cancel_grace_ms:
-            task.cancel_grace_ms = grace_ms
-            ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
+            _give_grace(ns, task, grace_ms, now)
         changed(task, out)
         return
     _stop_attempt(ns, task, cause, grace_ms, now, out)
@@ -127,9 +126,10 @@ def hand_over(ns: Namespace, task: Task, grace_ms: int, now: Now, out: Effects) 
     """Stop an attempt so that another agent gets its task; one that is being stopped already goes its way."""
     if task.attempt_state is not AttemptState.STOPPING:
         _stop_attempt(ns, task, OutcomeReason.NONE, grace_ms, now, out)
-    elif task.cancel_cause is OutcomeReason.NONE:
+    elif task.cancel_cause is OutcomeReason.NONE and grace_ms < task.cancel_grace_ms:
         # Asked again: the grace can only become shorter.
-        ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
+        _give_grace(ns, task, grace_ms, now)
+        changed(task, out)
 
 
 def _stop_attempt(
@@ -142,11 +142,16 @@ def _stop_attempt(
 ) -> None:
     task.attempt_state = AttemptState.STOPPING
     task.cancel_cause = cause
-    task.cancel_grace_ms = grace_ms
+    _give_grace(ns, task, grace_ms, now)
     changed(task, out)
     session = ns.sessions.get(task.session_id)
     if session is not None and Feature.CANCEL in session.features:
         out.sends.append((session.stream, cancel_frame(task)))
+
+
+def _give_grace(ns: Namespace, task: Task, grace_ms: int, now: Now) -> None:
+    """Let a stopping attempt have so long from now on; an earlier end that was set still counts."""
+    task.cancel_grace_ms = grace_ms
     ns.arm(now.mono + grace_ms / 1000, Timer.GRACE, task, task.attempt)
 
 
