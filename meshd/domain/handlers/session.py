@@ -300,7 +300,8 @@ def settle_drain(ns: Namespace, session: Session, words: str, now: Now, out: Eff
         ns.pools.remove(session)
     if words and not was:
         notify_drain(session, out)
-    if not session.deaf:
+    # One that is deaf or suspect gets work, or its new health, when it speaks.
+    if not session.deaf and session.agent.health is not Health.SUSPECT:
         _recover(ns, session, words or "no longer drained", now, out)
 
 

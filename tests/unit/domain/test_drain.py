@@ -203,6 +203,21 @@ def test_a_deaf_agent_is_drained_once_it_speaks() -> None:
     assert len(fences(stream)) == 1
 
 
+def test_an_agent_whose_beat_is_late_gets_no_work_by_a_drain_that_is_lifted() -> None:
+    world = World()
+    session, stream = world.agent("w1")
+    world.wait(2.5)
+    start(world, "w1")
+    assert health(session) is Health.SUSPECT
+    lift(world, "w1")
+    world.submit("t1")
+    assert health(session) is Health.SUSPECT
+    assert not fences(stream)
+    world.send(session, f.Beat(1))
+    assert health(session) is Health.HEALTHY
+    assert fences(stream)
+
+
 def test_what_is_handed_over_goes_on_elsewhere_at_no_cost() -> None:
     world = World()
     session, stream = world.agent("w1")
@@ -284,6 +299,11 @@ def test_handing_over_again_can_only_shorten_the_grace() -> None:
     start(world, "w1", hand_over=True, grace_ms=60_000)
     start(world, "w1", hand_over=True, grace_ms=500)
     assert len(stream.of(f.Cancel)) == 1
+    assert world.task("t1").cancel_grace_ms == 500
+    armed = len(world.ns._timers)
+    start(world, "w1", hand_over=True, grace_ms=60_000)
+    start(world, "w1", hand_over=True, grace_ms=500)
+    assert len(world.ns._timers) == armed
     world.wait(0.75)
     assert world.task("t1").state is TaskState.QUEUED
 
