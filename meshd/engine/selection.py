@@ -1,16 +1,20 @@
-"""What a selector of agents finds, and waiting until those hold nothing."""
+"""What a selector of agents finds, and waiting until those hold nothing.
+
+Rule: one look at all agents of a namespace takes tens of milliseconds when they are ten thousand; between two of them
+others have their turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import NamedTuple
 
-from meshd.domain.drains import AgentSelector
+from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent
 
 LOOK_INTERVAL_S = 0.1
-"""A look costs as much as the namespace has agents; people wait for the answer, not agents."""
+"""People wait for the answer, not agents."""
 
 
 class BusyAgent(NamedTuple):
@@ -42,11 +46,33 @@ def select(ns: Namespace, selector: AgentSelector) -> Selection:
     return Selection(len(chosen), sum(len(each.task_ids) for each in busy), busy)
 
 
+async def progress_of(ns: Namespace, drain: Drain) -> Selection:
+    """Return how far a drain is; others have their turn before."""
+    await asyncio.sleep(0)
+    return select(ns, drain.selector)
+
+
+async def other_drains(ns: Namespace, selector: AgentSelector) -> list[str]:
+    """Return the ids of the drains in force, other than the selector's own, that concern some of its agents."""
+    concerned = [agent.spec for agent in ns.agents.values() if selector.matches(agent.spec)]
+    found = []
+    for drain in list(ns.drains.values()):
+        if drain.selector != selector and any(map(drain.selector.matches, concerned)):
+            found.append(drain.drain_id)
+        await asyncio.sleep(0)
+    return found
+
+
 async def until_idle(ns: Namespace, selector: AgentSelector, timeout_s: float) -> Selection:
     """Return the agents once they hold nothing, or as they are when the time is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s
     # Attempts end in too many places for an event that only few ever wait for.
-    while (found := select(ns, selector)).held_attempts and loop.time() < end:  # noqa: ASYNC110
+    while _busy(ns, selector) and loop.time() < end:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_INTERVAL_S)
-    return found
+    return select(ns, selector)
+
+
+def _busy(ns: Namespace, selector: AgentSelector) -> bool:
+    """Return whether some selected agent holds something: the first one found is enough."""
+    return any(session.held and selector.matches(session.agent.spec) for session in ns.sessions.values())

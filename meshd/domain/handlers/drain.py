@@ -6,6 +6,8 @@ over, it is RETURNED and the task queued again, at no cost to its retries and lo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from meshd.domain.commands import Drained, LiftDrain, StartDrain
 from meshd.domain.drains import Drain, words_for
 from meshd.domain.effects import Effects
@@ -14,7 +16,7 @@ from meshd.domain.handlers.session import settle_drain
 from meshd.domain.handlers.submit import hand_over
 from meshd.domain.limits import MAX_DRAINS
 from meshd.domain.state import Namespace
-from meshd.domain.values import Now
+from meshd.domain.values import Now, Session
 
 
 def start_drain(ns: Namespace, command: StartDrain, now: Now, out: Effects) -> None:
@@ -29,12 +31,12 @@ def start_drain(ns: Namespace, command: StartDrain, now: Now, out: Effects) -> N
         drain = command.drain
         ns.drains[drain.drain_id] = drain
         out.writes.drains[ns.name, drain.drain_id] = drain
-        _settle(ns, drain, now, out)
+        for session in _concerned(ns, drain):
+            settle_drain(ns, session, session.drained or drain.words, now, out)
     if command.hand_over:
-        for session in ns.sessions.values():
-            if drain.selector.matches(session.agent.spec):
-                for task in list(session.held.values()):
-                    hand_over(ns, task, command.grace_ms, now, out)
+        for session in _concerned(ns, drain):
+            for task in list(session.held.values()):
+                hand_over(ns, task, command.grace_ms, now, out)
     out.replies.append((command.ticket, Drained(drain, changed)))
 
 
@@ -44,12 +46,12 @@ def lift_drain(ns: Namespace, command: LiftDrain, now: Now, out: Effects) -> Non
     if drain is not None:
         lifted = drain._replace(lift_ms=now.wall_ms)
         out.writes.drains[ns.name, drain.drain_id] = lifted
-        _settle(ns, drain, now, out)
+        for session in _concerned(ns, drain):
+            # Others are drained by an earlier one anyway; to compare each with all drains would take seconds.
+            if session.drained == drain.words:
+                settle_drain(ns, session, words_for(ns.drains.values(), session.agent.spec), now, out)
     out.replies.append((command.ticket, Drained(drain, drain is not None)))
 
 
-def _settle(ns: Namespace, drain: Drain, now: Now, out: Effects) -> None:
-    """Let the sessions that a drain concerns be drained or not, by the drains now in force."""
-    for session in ns.sessions.values():
-        if drain.selector.matches(session.agent.spec):
-            settle_drain(ns, session, words_for(ns.drains.values(), session.agent.spec), now, out)
+def _concerned(ns: Namespace, drain: Drain) -> Iterator[Session]:
+    return (session for session in ns.sessions.values() if drain.selector.matches(session.agent.spec))

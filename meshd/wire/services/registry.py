@@ -21,7 +21,7 @@ from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import AgentType
 from meshd.engine.mesh import Entry, Mesh
-from meshd.engine.selection import select, until_idle
+from meshd.engine.selection import other_drains, progress_of, select, until_idle
 from meshd.wire import page_token, validate
 from meshd.wire.codec import agents as codec
 from meshd.wire.codec import drains as drain_codec
@@ -171,14 +171,10 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
 
         entry = Entry(call, f"drain:{key}{' lifted' if request.lift else ''}")
         drained: c.Drained = await self._mesh.ask(ns, command, entry)
-        concerned = [a.spec for a in ns.agents.values() if selector.matches(a.spec)]
-        others = [
-            d for d in ns.drains.values() if d.drain_id != key and any(map(d.selector.matches, concerned))
-        ]
         response = pb.DrainAgentsResponse(
             changed=drained.changed,
+            other_drain_ids=await other_drains(ns, selector),
             agents=drain_codec.selection_to(select(ns, selector)),
-            other_drain_ids=[d.drain_id for d in others],
         )
         if drained.drain is not None:
             response.drain.CopyFrom(drain_codec.drain_to(drained.drain))
@@ -200,7 +196,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         more = page_token.encode("drains", request.namespace, found[size - 1][0]) if len(found) > size else ""
         response = pb.ListDrainsResponse(next_page_token=more)
         for _, ns, drain in found[:size]:
-            selection = select(ns, drain.selector)
+            selection = await progress_of(ns, drain)
             response.drains.add(
                 drain=drain_codec.drain_to(drain),
                 agent_count=selection.agent_count,
