@@ -98,10 +98,10 @@ class Fleet:
         """Return whether a session whose connection ended ``lost_after`` ago is lost by that alone."""
         if session.ttl_only or now_mono < self.hold_until_mono:
             return False
-        breaks = list(self._breaks)
-        low = bisect_left(breaks, session.broken_mono - BREAK_WINDOW_S)
-        high = bisect_right(breaks, session.broken_mono + BREAK_WINDOW_S)
-        total = self.connected + len(breaks)
+        # Not in a copy: after the reload of a proxy each of all sessions is asked about.
+        low = bisect_left(self._breaks, session.broken_mono - BREAK_WINDOW_S)
+        high = bisect_right(self._breaks, session.broken_mono + BREAK_WINDOW_S)
+        total = self.connected + len(self._breaks)
         if high - low > max(MASS_BREAK_MIN, MASS_BREAK_SHARE * total):
             session.ttl_only = True
             return False
@@ -129,15 +129,16 @@ class Fleet:
         while self._expiries and self._expiries[0] < now_mono - window_s:
             self._expiries.popleft()
         # Sessions that did not come back within the hold are no sign of a stall: the hold was their second chance.
-        fresh = [s for s in over if s.broken_mono or s.stream is not None]
-        many = len(fresh) + len(self._expiries)
+        held = [s for s in over if not s.broken_mono and s.stream is None]
+        fresh = len(over) - len(held)
+        many = fresh + len(self._expiries)
         if total >= MASS_EXPIRY_MIN_SESSIONS and 2 * many > total and not self.braked:
             self.braked = True
             self._brake_until_mono = now_mono + window_s
-            return [s for s in over if s not in fresh]
+            return held
         if 2 * many <= total:
             self.braked = False
-        self._expiries.extend(now_mono for _ in fresh)
+        self._expiries.extend([now_mono] * fresh)
         return over
 
     def _pace(self, sessions: int) -> None:
