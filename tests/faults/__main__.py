@@ -22,6 +22,7 @@ RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("ONE_WAY_UP", 10, ("tests.faults.agent_faults", "up", "--count")),
     ("ONE_WAY_DOWN", 10, ("tests.faults.agent_faults", "down", "--count")),
     ("HALF_OPEN", 10, ("tests.faults.agent_faults", "both", "--count")),
+    ("FULL_DISK", 10, ("tests.faults.full_disk", "--points")),
     ("STORM_AGENTS", 1_000, ("tests.faults.reconnect_storm", "--agents")),
 )
 

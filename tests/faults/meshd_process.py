@@ -152,7 +152,7 @@ class ChildProcess:
 
 
 class MeshdProcess(ChildProcess):
-    """A meshd on `folder`; it keeps its addresses over restarts. Started means ready."""
+    """A meshd on `folder`; it keeps its addresses over restarts. Started means ready. `before` precedes its command."""
 
     def __init__(
         self,
@@ -160,6 +160,7 @@ class MeshdProcess(ChildProcess):
         *,
         module: str = "meshd",
         arguments: Sequence[str] = (),
+        before: Sequence[str] = (),
         socket_path: Path | None = None,
         processors: set[int] | None = None,
         **environment: str,
@@ -172,6 +173,7 @@ class MeshdProcess(ChildProcess):
         self.tcp_address = f"127.0.0.1:{free_port()}"
         self._notify_path = folder / "notify.sock"
         command = [
+            *before,
             *(sys.executable, "-m", module),
             *("--data-dir", str(self.data_dir), "--socket", str(self.socket_path)),
             *("--listen", self.tcp_address, "--http-listen", ""),
