@@ -26,6 +26,7 @@ from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_g
 from bench.load import percentiles_ms
 from bench.processes import BUILD, LOAD_CORE, SERVER_CORE, cpu_s, end, first_line, start
 from bench.rounds import measure
+from meshd.domain.pacing import ping_interval_ms
 
 AGENTS_PER_PROCESS = 2_500
 SETTLE_S = 10.0
@@ -53,12 +54,13 @@ Figures = dict[str, Any]
 class Meshd:
     """A meshd on a folder of its own, that can be killed and started again."""
 
-    def __init__(self, folder: Path, socket: str) -> None:
+    def __init__(self, folder: Path, socket: str, keepalive_ms: int) -> None:
         self.folder = folder
         self.operator = f"unix:{socket}"
         self.socket = socket
         self.address = ""
         self.listen = "127.0.0.1:0"
+        self.keepalive_ms = keepalive_ms
         self.starts = 0
 
     def start(self) -> float:
@@ -71,6 +73,7 @@ class Meshd:
             "meshd",
             *("--data-dir", str(self.folder / "data"), "--socket", self.socket),
             *("--listen", self.listen, "--http-listen", "", "--log-format", "json"),
+            *("--keepalive-ms", str(self.keepalive_ms)),
             stderr=log.open("w"),
         )
         while not (ready := [line for line in log.read_text().splitlines() if "meshd ready" in line]):
@@ -107,10 +110,10 @@ class Meshd:
 
 
 @contextmanager
-def meshd() -> Iterator[Meshd]:
-    """Run a fresh meshd."""
+def meshd(agents: int = 0) -> Iterator[Meshd]:
+    """Run a fresh meshd, its pings set as for a fleet of so many agents that is planned."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder, tempfile.TemporaryDirectory() as short:
-        running = Meshd(Path(folder), f"{short}/s")
+        running = Meshd(Path(folder), f"{short}/s", ping_interval_ms(1_000, agents))
         running.start()
         try:
             yield running
@@ -184,7 +187,7 @@ async def _search(address: str) -> Figures:
 def run_fleet(agents: int) -> Figures:
     """Measure a fleet at rest, then its return after a kill of meshd."""
     figures: Figures = {"agents": agents}
-    with meshd() as server:
+    with meshd(agents) as server:
         empty_mib = server.rss_mib
         begin = time.monotonic()
         with fleet(server, agents) as parts:

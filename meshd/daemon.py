@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -140,8 +140,6 @@ async def _serve(
         open_tasks = len(restored.tasks)
         spans = tracing.task_spans(os.environ)
         listeners = [listener for listener in (task_log.listener(), spans) if listener is not None]
-        sessions = sum(agent.session is not None for agent in restored.agents)
-        settings = replace(settings, keepalive_ms=ping_interval_ms(settings.keepalive_ms, sessions))
         parts = _compose(settings, store, restored, metrics, storage_failed, listeners)
         del restored
     readiness.listen(parts.health.set_serving)
@@ -230,12 +228,14 @@ def _compose(
         observer=metrics,
         report_incident=_report_incident,
     )
-    server = wire.new_server([chain], settings.keepalive_ms)
+    sessions = sum(agent.session is not None for agent in restored.agents)
+    keepalive_ms = ping_interval_ms(settings.keepalive_ms, sessions)
+    server = wire.new_server([chain], keepalive_ms)
     streams = SessionStreams(mesh, authority)
     known = KnownTasks(store, mesh.commits)
     health = HealthService(SERVICES)
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
-        RegistryService(mesh, streams, version("agentmesh-controlplane"), settings.keepalive_ms), server
+        RegistryService(mesh, streams, version("agentmesh-controlplane"), keepalive_ms), server
     )
     scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(
         SchedulerService(mesh, Submission(mesh, known, settings.max_uncommitted_mib * MIB), streams), server

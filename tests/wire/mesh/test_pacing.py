@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from agentmesh.v1 import registry_service_pb2 as pb
 from agentmesh.v1 import session_pb2
+from meshd import daemon
 from meshd.domain import pacing
-from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh
+from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh, running_mesh
 
 pytestmark = pytest.mark.anyio
 
@@ -58,3 +60,21 @@ async def test_the_pace_follows_the_fleet(mesh: RunningMesh, monkeypatch: pytest
     await mesh.submit("t1")
     await agent.expect("assign")
     assert await hung_ms(mesh) == 5_000
+
+
+async def test_pings_follow_the_sessions_that_are_known_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "ping_interval_ms", lambda setting_ms, sessions: setting_ms + 100 * sessions)
+
+    async def keepalive_ms(mesh: RunningMesh) -> int:
+        status = await mesh.operator.registry.GetMeshStatus(pb.GetMeshStatusRequest())
+        assert status.bounds.unreachable.ToMilliseconds() == 2 * status.keepalive.ToMilliseconds() + 1_250
+        pace: int = status.keepalive.ToMilliseconds()
+        return pace
+
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.agent("a1")
+        assert await keepalive_ms(mesh) == 1_000
+    async with running_mesh(tmp_path) as mesh:
+        assert await keepalive_ms(mesh) == 1_100
