@@ -177,12 +177,13 @@ def test_an_attempt_cancelled_before_its_handler_began_is_stopped(
 def test_a_revoked_attempt_is_stopped_and_only_its_end_is_told(
     mesh: FakeMesh, agent: Agent, start: Start
 ) -> None:
-    stopped = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
     @agent.task("work")
     async def work(task: TaskContext) -> str:
         if task.id == "task-b":
             return "b"
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -193,6 +194,7 @@ def test_a_revoked_attempt_is_stopped_and_only_its_end_is_told(
     stream = mesh.next_stream()
     stream.send(assign("a"))
     stream.expect("accept", "a")
+    assert begun.wait(WAIT_S)
     stream.send(MeshFrame(revoke=Revoke(fence=b"a")))
     assert stopped.wait(WAIT_S)
     stream.expect("stopped", "a")
