@@ -164,6 +164,10 @@ build/plots/.stamp: requirements/plots.txt
 bench-plots: build/plots/.stamp ## Put the kept runs into docs/benchmarks.md: tables and plots
 	@build/plots/bin/python -m bench.plots
 
+.PHONY: overload
+overload: $(RUN) ## Ten times the load that it can carry: what is kept, what is refused
+	@$(BIN)/python -m bench.overload $(OVERLOAD)
+
 # ---- stubs for other languages ---------------------------------------------------------------------------------
 
 PROTOC_GEN_GO      := 1.36.12

@@ -57,6 +57,7 @@ from meshd.security.tokens import JwtTokens
 from meshd.store.sqlite import SqliteStore
 from meshd.wire import server as wire
 from meshd.wire.access_rules import load_rules
+from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
 from meshd.wire.services.auth import AuthService
 from meshd.wire.services.health import SERVICE_NAME as HEALTH_SERVICE_NAME
@@ -99,6 +100,8 @@ class Parts:
     known: KnownTasks
     server: grpc.aio.Server
     health: HealthService
+    admission: Admission
+    open_calls: Callable[[], int]
 
 
 async def run(settings: Settings) -> int:
@@ -153,6 +156,7 @@ async def _serve(
                 delete_old_tasks(store, parts.mesh.commits, retention_ms),
                 parts.known.learn(),
                 garbage.collect_all_forever(),
+                parts.admission.look_forever(parts.open_calls),
             )
         ]
         for task in aside:
@@ -220,6 +224,7 @@ def _compose(
         audit=mesh.audit,
         namespace_exists=mesh.namespaces.__contains__,
     )
+    admission = Admission(metrics)
     chain = Chain(
         methods=load_rules([*SERVICES, HEALTH_SERVICE_NAME, wire.REFLECTION_SERVICE_NAME]),
         authority=authority,
@@ -227,10 +232,12 @@ def _compose(
         settled=mesh.commits.settled,
         observer=metrics,
         report_incident=_report_incident,
+        admission=admission,
     )
     sessions = sum(agent.session is not None for agent in restored.agents)
     keepalive_ms = ping_interval_ms(settings.keepalive_ms, sessions)
     server = wire.new_server([chain], keepalive_ms)
+    open_calls = wire.open_calls_of_newest_server()
     streams = SessionStreams(mesh, authority)
     known = KnownTasks(store, mesh.commits)
     health = HealthService(SERVICES)
@@ -244,7 +251,7 @@ def _compose(
     namespace_service_pb2_grpc.add_NamespaceServiceServicer_to_server(NamespaceService(mesh), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     wire.serve_reflection(server, [*SERVICES, HEALTH_SERVICE_NAME])
-    return Parts(mesh, authority, known, server, health)
+    return Parts(mesh, authority, known, server, health, admission, open_calls)
 
 
 @asynccontextmanager
@@ -267,6 +274,7 @@ async def _listening(
         storage=parts.mesh.store.measure,
         ready=lambda: readiness.ready,
         lag_s=lambda: lag.lag_s,
+        calls_waiting=lambda: parts.admission.waiting,
     )
     http = None
     try:

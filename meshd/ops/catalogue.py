@@ -124,6 +124,11 @@ WATCHERS: Final = Metric("meshd_watchers", "gauge", "Open watches of tasks and a
 # ---- calls
 HANDLED: Final = Metric("meshd_calls_handled", "counter", "Calls and streams ended.", ("method", "code"))
 REFUSED: Final = Metric("meshd_calls_refused", "counter", "Calls refused, by error reason.", ("reason",))
+CALLS_WAITING: Final = Metric(
+    "meshd_calls_waiting",
+    "gauge",
+    "Calls that wait to be taken, as last looked; some are refused as overloaded while they wait for more than 0.5 s.",
+)
 CALL_S: Final = Metric(
     "meshd_call_seconds", "histogram", "Duration of calls; streams last long.", ("method",), CALL_BUCKETS_S
 )
@@ -181,7 +186,7 @@ CATALOGUE: Final[dict[str, tuple[Metric, ...]]] = {
         STREAMS,
         WATCHERS,
     ),
-    "Calls": (HANDLED, REFUSED, CALL_S),
+    "Calls": (HANDLED, REFUSED, CALLS_WAITING, CALL_S),
     "Storage": (COMMIT_S, ROWS, UNCOMMITTED, UNCOMMITTED_S, DATABASE, FREE_SPACE, STORAGE_LOW),
     "The daemon itself": (READY, LAG, ANSWERED, STALLS, STALLED_S, *PROCESS),
 }

@@ -150,9 +150,10 @@ class Metrics:
         storage: Callable[[], StorageGauges],
         ready: Callable[[], bool],
         lag_s: Callable[[], float],
+        calls_waiting: Callable[[], int],
     ) -> None:
         """Show the mesh itself; all are asked at every scrape, on the scraping thread; ``mesh`` may answer None."""
-        self.registry.register(_Gauges(mesh, storage, ready, lag_s, self._namespaces))
+        self.registry.register(_Gauges(mesh, storage, ready, lag_s, calls_waiting, self._namespaces))
 
     def page(self) -> bytes:
         """Render all metrics in the text format."""
@@ -223,12 +224,14 @@ class _Gauges(Collector):
         storage: Callable[[], StorageGauges],
         ready: Callable[[], bool],
         lag_s: Callable[[], float],
+        calls_waiting: Callable[[], int],
         namespaces: _Namespaces,
     ) -> None:
         self._mesh = mesh
         self._storage = storage
         self._ready = ready
         self._lag_s = lag_s
+        self._calls_waiting = calls_waiting
         self._namespaces = namespaces
 
     def describe(self) -> Iterator[Metric]:
@@ -239,6 +242,7 @@ class _Gauges(Collector):
         """Yield the gauges; those of the mesh are absent when the event loop did not answer."""
         yield _single(catalogue.READY, float(self._ready()))
         yield _single(catalogue.LAG, self._lag_s())
+        yield _single(catalogue.CALLS_WAITING, self._calls_waiting())
         storage = self._storage()
         yield _single(catalogue.DATABASE, storage.database_bytes)
         yield _single(catalogue.FREE_SPACE, storage.free_bytes)

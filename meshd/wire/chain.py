@@ -1,6 +1,6 @@
 """The interceptor chain: everything that happens around every call, in one place.
 
-Order: deadline, who calls, may they, the handler, was it audited, what it answers. Only this file turns refusals
+Order: admission, deadline, who calls, may they, the handler, was it audited, what it answers. Only this file turns refusals
 into statuses, and no text of any other exception ever reaches a caller. A method that has no rule is not called.
 """
 
@@ -21,6 +21,7 @@ from meshd.engine.audit import AuditLog
 from meshd.engine.authority import Authority
 from meshd.ports.observer import Observer
 from meshd.wire.access_rules import ServedMethod
+from meshd.wire.admission import Admission
 from meshd.wire.context import set_current_call
 from meshd.wire.status import CODES, to_status, trailing_metadata
 
@@ -70,6 +71,7 @@ class Chain(grpc.aio.ServerInterceptor):
         settled: Callable[[], Awaitable[None]],
         observer: Observer,
         report_incident: ReportIncident,
+        admission: Admission,
     ) -> None:
         self._methods = methods
         self._authority = authority
@@ -77,7 +79,10 @@ class Chain(grpc.aio.ServerInterceptor):
         self._settled = settled
         self._observer = observer
         self._report_incident = report_incident
+        self._admission = admission
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._refusing: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        """What takes their place under overload, for the methods whose calls may be refused then."""
 
     async def intercept_service(
         self,
@@ -93,6 +98,12 @@ class Chain(grpc.aio.ServerInterceptor):
             if inner is None or served is None:
                 return self._unknown_method()
             handler = self._handlers[path] = self._wrap(served, inner)
+            if not inner.request_streaming and not inner.response_streaming:
+                refusing = self._admission.refusing(served.name, served.rule)
+                if refusing is not None:
+                    self._refusing[path] = refusing
+        if self._admission.refuses():
+            return self._refusing.get(path, handler)
         return handler
 
     def _wrap(
@@ -108,7 +119,8 @@ class Chain(grpc.aio.ServerInterceptor):
         reads = None if inner.request_streaming else parse
 
         async def handle(request: Any, context: Context) -> Any:
-            return await self._handle(served, reads, respond, request, context)
+            with self._admission:
+                return await self._handle(served, reads, respond, request, context)
 
         # One message of a request is parsed here, after authentication; messages of a stream are parsed by gRPC.
         deserialize = parse if inner.request_streaming else None

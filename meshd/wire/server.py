@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_reflection.v1alpha import reflection
 
 from meshd.config import StartError, split_address
@@ -31,9 +32,12 @@ MAX_STREAMS_PER_CONNECTION: Final = 1_024
 """Bounds what a flood of opened and reset streams costs the other connections (CVE-2023-44487), and stays above what
 one process needs: gRPC clients share a connection, so a thousand agents in one process are a thousand streams on it."""
 
-PENDING_CALLS: Final = 4_096
-"""Calls that wait to be started. Past this the core sheds them as CANCELLED, at random, and from twice as many on all:
-so it is above the burst in which a fleet comes back after a restart."""
+LIFELINES: Final = frozenset({"RegisterAgent", "RenewToken", "Work", "Heartbeat"})
+"""Methods by which agents come and stay: each has a queue of its own, so that no flood of other calls is before them."""
+
+PENDING_CALLS: Final = 8_192
+"""Calls that wait in one queue, each 16 KiB. Past this the core sheds them as CANCELLED, at random, and from twice as many
+on all: so it is above the burst in which a fleet comes back after a restart, and above what eight connections can open."""
 
 MIN_KEEPALIVE_TIMEOUT_MS: Final = 1_000
 MIN_PEER_PING_INTERVAL_MS: Final = 500
@@ -58,6 +62,7 @@ def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms:
         ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
+        ("grpc.enable_channelz", 1),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # All three are needed: without ping_timeout_ms a frozen peer is found after a minute only.
         ("grpc.keepalive_time_ms", keepalive_ms),
@@ -69,15 +74,43 @@ def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms:
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PEER_PING_INTERVAL_MS),
     ]
     server = grpc.aio.server(interceptors=interceptors, options=options)
-    # What generated code registers method by method as well, the server would await method by method: at every call it
-    # waits anew on one future for each, 25 µs for ours. By its generic handlers, which generated code adds too, on one.
-    server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign]
+    register = server.add_registered_method_handlers
+
+    # What generated code registers method by method, the server awaits method by method: a queue of its own for each, but
+    # at every call it waits anew on one future for each, 25 µs for all of ours. The others share one queue and future.
+    def register_lifelines(service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        register(service, {name: handler for name, handler in handlers.items() if name in LIFELINES})
+
+    server.add_registered_method_handlers = register_lifelines  # type: ignore[method-assign,assignment]
     return server
 
 
 def keepalive_timeout_ms(keepalive_ms: int) -> int:
     """Return how long a ping waits for its answer: as long as the pace, since a busy fleet answers late."""
     return max(MIN_KEEPALIVE_TIMEOUT_MS, keepalive_ms)
+
+
+def open_calls_of_newest_server() -> Callable[[], int]:
+    """Return a function that counts the open calls of the server made last: those its core has queued and those taken.
+
+    A call that the core shed counts as open for ever.
+    """
+    ask: Any = channelz.ChannelzServicer
+    known: list[Any] = []
+    while True:
+        page = ask.GetServers(
+            channelz_pb2.GetServersRequest(start_server_id=len(known) and known[-1] + 1), None
+        )
+        known += [server.ref.server_id for server in page.server]
+        if page.end or not page.server:
+            break
+    request = channelz_pb2.GetServerRequest(server_id=known[-1])
+
+    def count() -> int:
+        data = ask.GetServer(request, None).server.data
+        return int(data.calls_started - data.calls_succeeded - data.calls_failed)
+
+    return count
 
 
 def listen_tcp(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> str:

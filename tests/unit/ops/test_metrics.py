@@ -43,6 +43,7 @@ def new_metrics(mesh: MeshGauges | None = MESH) -> Metrics:
         lambda: mesh,
         storage=lambda: StorageGauges("SQLite 3", 4_096, 1_000_000, 2_000_000, low=True),
         ready=lambda: True,
+        calls_waiting=lambda: 4,
         lag_s=lambda: 0.002,
     )
     return metrics

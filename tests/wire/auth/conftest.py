@@ -19,6 +19,7 @@ from agentmesh.v1 import task_pb2
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.values import AgentType
 from meshd.wire.access_rules import load_rules
+from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
 from meshd.wire.context import authorize_namespace, current_call
 from tests.auth_world import World, new_world
@@ -111,6 +112,7 @@ class House:
         self.world = world
         self.observer = CountingObserver()
         self.incidents: list[tuple[str, str, BaseException]] = []
+        self.admission = Admission(self.observer)  # type: ignore[arg-type]
         self.service = Scheduler(world)  # type: ignore[abstract]  # the other methods are not called
         self.channels: list[grpc.aio.Channel] = []
 
@@ -122,6 +124,7 @@ class House:
             settled=self.world.counting.settled,
             observer=self.observer,  # type: ignore[arg-type]
             report_incident=lambda *incident: self.incidents.append(incident),
+            admission=self.admission,
         )
         self.server = grpc.aio.server(interceptors=[chain])
         pb_grpc.add_SchedulerServiceServicer_to_server(self.service, self.server)

@@ -28,6 +28,7 @@ from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
 from meshd.store.sqlite import SqliteStore
 from meshd.wire.access_rules import load_rules
+from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
 from meshd.wire.services.auth import AuthService
 from tests.auth_world import AgentKey, World
@@ -74,6 +75,7 @@ class Daemon:
             settled=self.mesh.commits.settled,
             observer=Metrics(),
             report_incident=self.incident,
+            admission=Admission(Metrics()),
         )
         self.server = grpc.aio.server(interceptors=[chain])
         service = AuthService(self.mesh, self.authority, enrolment)

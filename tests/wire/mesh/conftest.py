@@ -52,9 +52,10 @@ class Stubs:
 class RunningMesh:
     """A mesh that serves."""
 
-    def __init__(self, socket: str, stack: AsyncExitStack, metrics: Metrics) -> None:
+    def __init__(self, socket: str, stack: AsyncExitStack, metrics: Metrics, parts: daemon.Parts) -> None:
         self.socket = socket
         self.metrics = metrics
+        self.parts = parts
         self._stack = stack
         self.operator = self.stubs()
 
@@ -174,7 +175,7 @@ async def running_mesh(folder: Path) -> AsyncIterator[RunningMesh]:
     readiness = Readiness()
     async with daemon._listening(settings, parts, metrics, readiness, None) as addresses:
         async with AsyncExitStack() as stack:
-            yield RunningMesh(addresses["socket"], stack, metrics)
+            yield RunningMesh(addresses["socket"], stack, metrics, parts)
         await daemon._take_down(parts)
     store.close()
     assert not failures

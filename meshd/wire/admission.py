@@ -1,0 +1,121 @@
+"""Admission: whether a unary call is worked on, or refused because too many wait before it.
+
+gRPC's core queues what arrives faster than the event loop takes it: one call in a turn or two of the loop. A call in that
+queue costs memory and no time, and it is what holds a flood back, since it occupies a stream of its connection. So calls
+are taken in their order and worked on; once they wait for long, some are refused instead, and the rest waits less.
+
+Rule: a call is refused before anything of it is read: no parsing, no token, no record. Refusals are paced: a caller that
+is refused calls again, and answering all of that would leave no time for the work. Streams are never refused, nor are the
+methods by which agents come and operators act.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from meshd.domain.access import AccessRule, Action, Scope
+from meshd.domain.errors import Reason, Refusal
+from meshd.ports.observer import Observer
+from meshd.wire.status import CODES, to_status, trailing_metadata
+
+PATIENCE_S: Final = 0.5
+"""Calls are refused while they wait longer than this."""
+REFUSALS_PER_S: Final = 500
+"""Each takes about 0.1 ms of processor time."""
+RETRY_MS: Final = 1_000
+LOOK_INTERVAL_S: Final = 0.2
+IDLE_SHARE: Final = 0.25
+"""An event loop that used no more of its time than this had no call waiting."""
+SMOOTHING: Final = 0.25
+SPARED: Final = frozenset({"WaitTask", "CancelTask"})
+"""Tells of what was asked before, and takes work away."""
+
+
+class Admission:
+    """Watches how long calls wait, and refuses some while that is too long.
+
+    As a context it surrounds the work on a call: what is open and not worked on waits.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.in_work = 0
+        """Calls and streams under way here."""
+        self._taken = 0
+        self._taken_per_s = 0.0
+        self._may_refuse = 0
+        self._never_ended = 0
+        """Open calls that are none: the core does not count the end of those that it shed."""
+        self._looked_mono = time.monotonic()
+        self._looked_cpu_s = time.thread_time()
+        self.waiting = 0
+        """Calls that wait to be taken."""
+        self.wait_s = 0.0
+        """How long the last of them will have waited."""
+        message = "meshd has more calls than it can work on; try again after the delay"
+        refusal = Refusal(Reason.OVERLOADED, message, retry_ms=RETRY_MS)
+        status = to_status(refusal)
+        self._refusal = CODES[refusal.reason], status.message, trailing_metadata(status)
+
+    def __enter__(self) -> None:
+        """Begin the work on a call."""
+        self.in_work += 1
+
+    def __exit__(self, *_exc: object) -> None:
+        """End it."""
+        self.in_work -= 1
+
+    def refuses(self) -> bool:
+        """Decide on a call that was taken just now: of two in a row one is worked on."""
+        self._taken += 1
+        if not self._may_refuse or self._taken % 2:
+            return False
+        self._may_refuse -= 1
+        return True
+
+    def look(self, open_calls: int) -> None:
+        """Conclude from the number of open calls, streams included, how many may be refused until the next look."""
+        now_mono, now_cpu_s = time.monotonic(), time.thread_time()
+        passed_s = max(now_mono - self._looked_mono, 0.001)
+        busy_share = (now_cpu_s - self._looked_cpu_s) / passed_s
+        self._looked_mono, self._looked_cpu_s = now_mono, now_cpu_s
+        not_in_work = open_calls - self.in_work
+        if busy_share <= IDLE_SHARE or not_in_work < self._never_ended:
+            self._never_ended = not_in_work
+        self.waiting = not_in_work - self._never_ended
+        self._taken_per_s += (self._taken / passed_s - self._taken_per_s) * SMOOTHING
+        self._taken = 0
+        self.wait_s = self.waiting / max(self._taken_per_s, 1.0)
+        self._may_refuse = max(1, int(REFUSALS_PER_S * passed_s)) if self.wait_s > PATIENCE_S else 0
+
+    async def look_forever(self, open_calls: Callable[[], int]) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            self.look(open_calls())
+
+    def refusing(self, method: str, rule: AccessRule) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler that refuses calls of a unary method; None when they are never refused."""
+        if (
+            method in SPARED
+            or rule.scope is Scope.SELF
+            or rule.action is Action.ADMIN
+            or rule.unauthenticated
+        ):
+            return None
+        code, message, trailing = self._refusal
+
+        async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            with self:
+                self._observer.refused(Reason.OVERLOADED.name)
+                self._observer.handled(method, code.name, 0.0)
+                await context.abort(code, message, trailing)
+
+        handler: Any = refuse
+        return grpc.stream_stream_rpc_method_handler(handler)

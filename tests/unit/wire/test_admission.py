@@ -1,0 +1,119 @@
+"""When calls are refused because too many wait, by a number of open calls and a clock that the tests set."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from grpc_health.v1 import health_pb2
+
+from agentmesh.v1 import auth_service_pb2, registry_service_pb2, scheduler_service_pb2
+from meshd.ports.observer import Observer
+from meshd.wire import admission as admission_module
+from meshd.wire.access_rules import load_rules
+from meshd.wire.admission import IDLE_SHARE, LOOK_INTERVAL_S, PATIENCE_S, REFUSALS_PER_S, Admission
+
+PER_LOOK = int(REFUSALS_PER_S * LOOK_INTERVAL_S)
+
+
+class Clock:
+    """Wall and processor time of the loop's thread."""
+
+    def __init__(self) -> None:
+        self.mono_s = 100.0
+        self.cpu_s = 50.0
+
+    def monotonic(self) -> float:
+        return self.mono_s
+
+    def thread_time(self) -> float:
+        return self.cpu_s
+
+
+class Door:
+    """An admission of which the tests are the core and the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.admission = Admission(cast("Observer", None))
+
+    def look(self, open_calls: int, *, taken: int = 0, busy_share: float = 1.0) -> int:
+        """Let one interval pass in which calls were taken; return how many of them were refused."""
+        refused = sum(self.admission.refuses() for _ in range(taken))
+        self.clock.mono_s += LOOK_INTERVAL_S
+        self.clock.cpu_s += LOOK_INTERVAL_S * busy_share
+        self.admission.look(open_calls)
+        return refused
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    clock = Clock()
+    monkeypatch.setattr(admission_module, "time", clock)
+    return Door(clock)
+
+
+def settle(door: Door, open_calls: int, taken: int) -> None:
+    """Let the rate of calls become known."""
+    for _ in range(40):
+        door.look(open_calls, taken=taken)
+
+
+def test_nobody_is_refused_while_calls_wait_for_less_than_the_patience(door: Door) -> None:
+    taken = 400
+    per_s = taken / LOOK_INTERVAL_S
+    settle(door, int(per_s * PATIENCE_S * 0.9), taken)
+    assert door.admission.wait_s == pytest.approx(PATIENCE_S * 0.9, rel=0.01)
+    assert door.look(0, taken=taken) == 0
+
+
+def test_beyond_it_some_are_refused_and_never_more_than_half(door: Door) -> None:
+    taken = 400
+    settle(door, int(taken / LOOK_INTERVAL_S * PATIENCE_S * 1.2), taken)
+    assert door.look(9_000, taken=taken) == PER_LOOK
+    assert door.look(9_000, taken=20) == 10
+    door.look(0, taken=taken)
+    assert door.look(0, taken=taken) == 0
+
+
+def test_calls_in_work_and_streams_do_not_wait(door: Door) -> None:
+    for _ in range(5_000):
+        door.admission.__enter__()
+    settle(door, 5_000, 10)
+    assert door.admission.waiting == 0
+    for _ in range(5_000):
+        door.admission.__exit__(None, None, None)
+    door.look(5_000)
+    assert door.admission.waiting == 5_000
+
+
+def test_calls_that_the_core_shed_are_forgotten_once_the_loop_has_time(door: Door) -> None:
+    settle(door, 3_000, 10)
+    assert door.admission.waiting == 3_000
+    door.look(3_000, busy_share=IDLE_SHARE)
+    assert door.admission.waiting == 0
+    door.look(3_100)
+    assert door.admission.waiting == 100
+    # What was taken for shed calls and has ended were calls that waited.
+    door.look(1_000)
+    door.look(1_200)
+    assert door.admission.waiting == 200
+
+
+def test_agents_and_operators_are_never_refused() -> None:
+    services: list[Any] = [
+        (registry_service_pb2, "RegistryService"),
+        (scheduler_service_pb2, "SchedulerService"),
+        (auth_service_pb2, "AuthService"),
+        (health_pb2, "Health"),
+    ]
+    names = [module.DESCRIPTOR.services_by_name[name].full_name for module, name in services]
+    admission = Admission(cast("Observer", None))
+    refused = {
+        served.name
+        for served in load_rules(names).values()
+        if admission.refusing(served.name, served.rule) is not None
+    }
+    assert {"SubmitTask", "SubmitTasks", "GetTask", "ListTasks"} <= refused
+    spared = {"RegisterAgent", "DeregisterAgent", "Join", "RenewToken", "RevokeToken", "Check"}
+    assert not refused & (spared | {"WaitTask", "CancelTask"})
