@@ -168,6 +168,10 @@ bench-plots: build/plots/.stamp ## Put the kept runs into docs/benchmarks.md: ta
 overload: $(RUN) ## Ten times the load that it can carry: what is kept, what is refused
 	@$(BIN)/python -m bench.overload $(OVERLOAD)
 
+.PHONY: soak
+soak: $(RUN) ## Many tasks and cancelled streams, and what they leave behind
+	@$(BIN)/python -m bench.soak $(SOAK)
+
 # ---- stubs for other languages ---------------------------------------------------------------------------------
 
 PROTOC_GEN_GO      := 1.36.12
