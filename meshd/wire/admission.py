@@ -26,6 +26,8 @@ from meshd.wire.status import CODES, to_status, trailing_metadata
 
 PATIENCE_S: Final = 0.5
 """Calls are refused while they wait longer than this."""
+FEW: Final = 512
+"""So few calls that wait are no flood, however long each takes: callers who wait for each other's turn."""
 REFUSALS_PER_S: Final = 500
 """Each takes about 0.1 ms of processor time."""
 RETRY_MS: Final = 1_000
@@ -92,7 +94,8 @@ class Admission:
         self._taken_per_s += (self._taken / passed_s - self._taken_per_s) * SMOOTHING
         self._taken = 0
         self.wait_s = self.waiting / max(self._taken_per_s, 1.0)
-        self._may_refuse = max(1, int(REFUSALS_PER_S * passed_s)) if self.wait_s > PATIENCE_S else 0
+        overloaded = self.wait_s > PATIENCE_S and self.waiting > FEW
+        self._may_refuse = max(1, int(REFUSALS_PER_S * passed_s)) if overloaded else 0
 
     async def look_forever(self, open_calls: Callable[[], int]) -> None:
         """Look now and then, until cancelled."""

@@ -11,7 +11,7 @@ from agentmesh.v1 import auth_service_pb2, registry_service_pb2, scheduler_servi
 from meshd.ports.observer import Observer
 from meshd.wire import admission as admission_module
 from meshd.wire.access_rules import load_rules
-from meshd.wire.admission import IDLE_SHARE, LOOK_INTERVAL_S, PATIENCE_S, REFUSALS_PER_S, Admission
+from meshd.wire.admission import FEW, IDLE_SHARE, LOOK_INTERVAL_S, PATIENCE_S, REFUSALS_PER_S, Admission
 
 PER_LOOK = int(REFUSALS_PER_S * LOOK_INTERVAL_S)
 
@@ -65,6 +65,13 @@ def test_nobody_is_refused_while_calls_wait_for_less_than_the_patience(door: Doo
     settle(door, int(per_s * PATIENCE_S * 0.9), taken)
     assert door.admission.wait_s == pytest.approx(PATIENCE_S * 0.9, rel=0.01)
     assert door.look(0, taken=taken) == 0
+
+
+def test_a_few_slow_calls_are_no_flood(door: Door) -> None:
+    settle(door, FEW, 1)
+    assert door.admission.wait_s > PATIENCE_S
+    assert door.look(FEW + 1, taken=10) == 0
+    assert door.look(FEW + 1, taken=10) == 5
 
 
 def test_beyond_it_some_are_refused_and_never_more_than_half(door: Door) -> None:
