@@ -14,6 +14,8 @@ from meshd.engine.feeds import Feeds
 
 MAX_QUEUED = 1_024
 """Events a watcher may be behind; older output is dropped first, its ``seq`` shows the hole."""
+MAX_QUEUED_OUTPUT_BYTES = 1024 * 1024
+"""Output a watcher may be behind."""
 
 
 class OutputPiece(NamedTuple):
@@ -41,26 +43,31 @@ class Watcher:
 
     def __init__(self) -> None:
         self._events: deque[TaskEvent] = deque()
+        self._output_bytes = 0
         self._wake = asyncio.Event()
 
     def put(self, event: TaskEvent) -> None:
         """Add an event."""
-        if len(self._events) >= MAX_QUEUED:
-            for index, old in enumerate(self._events):
-                if not isinstance(old, Task):
-                    del self._events[index]
-                    break
-            else:
-                self._events.popleft()
         self._events.append(event)
+        self._output_bytes += _output_bytes(event)
+        while len(self._events) > MAX_QUEUED or self._output_bytes > MAX_QUEUED_OUTPUT_BYTES:
+            self._drop()
         self._wake.set()
+
+    def _drop(self) -> None:
+        """Drop the oldest piece of output or progress; without any, the oldest state of the task."""
+        index = next((i for i, event in enumerate(self._events) if not isinstance(event, Task)), 0)
+        self._output_bytes -= _output_bytes(self._events[index])
+        del self._events[index]
 
     async def next(self) -> TaskEvent:
         """Wait for the next event."""
         while not self._events:
             self._wake.clear()
             await self._wake.wait()
-        return self._events.popleft()
+        event = self._events.popleft()
+        self._output_bytes -= _output_bytes(event)
+        return event
 
 
 class WatchHub:
@@ -103,3 +110,7 @@ class WatchHub:
         """Hand an event to everybody who watches the task."""
         for watcher in self._watchers.get(key, ()):
             watcher.put(event)
+
+
+def _output_bytes(event: TaskEvent) -> int:
+    return len(event.chunk) if isinstance(event, OutputPiece) else 0
