@@ -93,9 +93,17 @@ def task_spans(environment: Mapping[str, str]) -> TaskSpans | None:
             "no package with this exporter of spans is installed; meshd goes on without", exporter=name
         )
         return None
-    exporter: Any = found[0].load()
+    try:
+        exporter: Any = found[0].load()()
+    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, whose text may repeat headers
+        log.warning(
+            "the exporter of spans cannot be made; meshd goes on without",
+            exporter=name,
+            error=type(error).__name__,
+        )
+        return None
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter()))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return TaskSpans(provider)
 
 

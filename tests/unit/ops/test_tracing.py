@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -96,6 +99,17 @@ def test_without_such_variables_there_are_no_spans() -> None:
 
 def test_an_exporter_that_is_not_installed_is_no_reason_not_to_start() -> None:
     assert tracing.task_spans({"OTEL_TRACES_EXPORTER": "nobody-makes-this"}) is None
+
+
+def test_an_exporter_that_cannot_be_made_is_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise ValueError("authorization=Bearer hunter2")
+
+    plug_in = SimpleNamespace(load=lambda: broken)
+    monkeypatch.setattr(tracing, "entry_points", lambda **_: [plug_in])
+    with structlog.testing.capture_logs() as logged:
+        assert tracing.task_spans({"OTEL_TRACES_EXPORTER": "console"}) is None
+    assert [(line["exporter"], line["error"]) for line in logged] == [("console", "ValueError")]
 
 
 def test_an_exporter_that_is_installed_is_used() -> None:
