@@ -27,6 +27,7 @@ def test_grows_and_still_knows_new_from_old() -> None:
         ids.add(hash(("default", f"old-{number}")))
     assert ids.size_bytes > before_bytes
     assert all(ids.holds(hash(("default", f"old-{number}"))) for number in range(count))
+    assert all(ids.add(hash(("default", f"old-{number}"))) for number in range(0, count, 100))
     taken_for_old = sum(ids.holds(hash(("default", f"new-{number}"))) for number in range(10_000))
     assert taken_for_old < 200
 

@@ -134,6 +134,19 @@ def test_tokens_and_join_tokens_of_before_are_void(places: Places) -> None:
             assert [each.uses_left for each in restored.join_tokens] == [0]
 
 
+def test_a_clock_a_little_behind_voids_the_tokens_of_its_future_too(places: Places) -> None:
+    ahead_ms = time.time_ns() // 1_000_000 + 20_000
+    with places.open() as (store, _):
+        commit(
+            store,
+            audit=[AuditRecord("default", 1, ahead_ms, "s", "p", "M", "o", True, "", 1, b"", b"", b"h")],
+        )
+    places.backup()
+    places.restore()
+    with places.open() as (_, restored):
+        assert restored.token_watermark_ms == ahead_ms
+
+
 def test_what_was_revoked_since_the_backup_stays_revoked(places: Places) -> None:
     old = {name: identity(name, b"k") for name in ("kept", "revoked", "replaced")}
     with places.open() as (store, _):
