@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -26,8 +27,14 @@ def opening(namespace: str = "", agent_id: str = "a-1") -> pb.WorkRequest:
 
 async def work(house: House, token: str, first: pb.WorkRequest | None = None) -> Any:
     call = pb_grpc.SchedulerServiceStub(house.tcp).Work(metadata=bearer(token))
-    await call.write(first or opening())
+    await begin(call, first or opening())
     return call
+
+
+async def begin(call: Any, first: pb.WorkRequest | bytes) -> None:
+    # Who is refused while the message is still on its way is told so by the next read, too.
+    with suppress(grpc.aio.AioRpcError):
+        await call.write(first)
 
 
 async def drain(call: Any) -> None:
@@ -121,7 +128,7 @@ async def test_the_open_frame_decides_the_namespace(house: House) -> None:
     caught = await failure(drain(stream))
     assert (caught.code, caught.reason) == (CODE.PERMISSION_DENIED, "NAMESPACE_MISMATCH")
     operator = pb_grpc.SchedulerServiceStub(house.socket).Work()
-    await operator.write(opening())
+    await begin(operator, opening())
     assert (await failure(drain(operator))).reason == "FIELD_REQUIRED"
     assert house.service.seen == []
     monitor = await work(house, await house.token(AgentType.MONITOR))
@@ -136,7 +143,7 @@ async def test_an_audited_stream_answers_nothing_before_its_record(house: House)
 async def test_garbage_in_a_stream(house: House) -> None:
     token = await house.token(AgentType.WORKER)
     call: Any = house.tcp.stream_stream("/agentmesh.v1.SchedulerService/Work")(metadata=bearer(token))
-    await call.write(b"\xff\xff\xff")
+    await begin(call, b"\xff\xff\xff")
     caught = await failure(drain(call))
     assert (caught.code, caught.reason) == (CODE.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert house.incidents == []
