@@ -1,7 +1,7 @@
 """Garbage collection that never walks over the whole mesh in the middle of its work.
 
-Rule: only objects made lately are searched for garbage. What survives two searches is set aside (``gc.freeze``), since a
-collection over a million tasks stops the daemon for a third of a second. References still free such objects at once; cycles
+Rule: only objects made lately are searched for garbage. Every few searches what is left is set aside (``gc.freeze``), since
+a collection over a million tasks stops the daemon for a third of a second. References still free such objects at once; cycles
 among them wait for ``collect_all_forever``, which looks at everything, seldom.
 """
 
