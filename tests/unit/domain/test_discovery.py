@@ -40,5 +40,6 @@ def test_pages_follow_the_order_of_places_and_miss_nobody() -> None:
         found: list[str] = []
         while page := first_agents(all_namespaces, wanted, found[-1] if found else "", size):
             assert len(page) <= size
+            assert len(found) < len(places), "an agent is on two pages"
             found += map(place_of, page)
         assert found == places

@@ -32,8 +32,9 @@ async def beaten_until_paced(agent: HandMadeAgent) -> session_pb2.LeaseAck:
 
     beating = asyncio.create_task(beat())
     try:
-        while not (ack := (await agent.expect("lease_ack")).lease_ack).HasField("lease_ttl"):
-            pass
+        async with asyncio.timeout(10):
+            while not (ack := (await agent.expect("lease_ack")).lease_ack).HasField("lease_ttl"):
+                pass
     finally:
         beating.cancel()
     return ack
