@@ -163,6 +163,13 @@ def _reconcile(
 ) -> tuple[list[bytes], list[bytes], list]:  # type: ignore[type-arg]
     """Return the fences the agent keeps, those it must drop, and held tasks it does not know of."""
     if not command.takes_work:
+        # On this stream nothing is worked on: what the session held goes to others.
+        for task in list(session.held.values()):
+            release(ns, session, task)
+            if task.attempt_state is AttemptState.STOPPING:
+                conclude_stop(ns, task, now, out)
+            else:
+                requeue(ns, task, AttemptState.RETURNED, now, out)
         return [], [h.fence for h in command.held], []
     named = {h.fence: h.phase for h in command.held}
     keep = [fence for fence in named if fence in session.held]
