@@ -14,6 +14,8 @@ from meshd.domain.errors import Reason, Refusal
 
 CHECK_BYTES: Final = 8
 MAX_TOKEN_CHARACTERS: Final = 1_024
+MAX_KEY: Final = 2**63 - 1
+"""Largest key of a row."""
 
 
 def encode(kind: str, conditions: str, position: str) -> str:
@@ -34,6 +36,14 @@ def decode(kind: str, conditions: str, token: str) -> str:
     if content[:CHECK_BYTES] != _check(kind, conditions, position):
         raise _foreign()
     return position
+
+
+def decode_key(kind: str, conditions: str, token: str) -> int:
+    """Return the key of a row in a token, which may be forged. Raises Refusal INVALID_PAGE_TOKEN."""
+    position = decode(kind, conditions, token)
+    if not position.isdecimal() or int(position) > MAX_KEY:
+        raise _foreign()
+    return int(position)
 
 
 def _check(kind: str, conditions: str, position: str) -> bytes:

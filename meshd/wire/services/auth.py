@@ -92,14 +92,14 @@ class AuthService(pb_grpc.AuthServiceServicer):
         call = current_call()
         size = validate.page_size(request.page_size)
         conditions = repr((call.namespace, request.subject, request.method, request.denied_only))
-        position = page_token.decode("audit", conditions, request.page_token) if request.page_token else "0"
+        before = page_token.decode_key("audit", conditions, request.page_token) if request.page_token else 0
         namespace = self._existing(call)
         names = (namespace,) if namespace else (*self._mesh.namespaces, SYSTEM_NAMESPACE)
         self._mesh.audit.flush_denials(time.monotonic(), force=True)
         await self._mesh.commits.settled()
         found = await self._mesh.commits.read(
             self._mesh.store.list_audit,
-            AuditFilter(names, request.subject, request.method, request.denied_only, int(position), size + 1),
+            AuditFilter(names, request.subject, request.method, request.denied_only, before, size + 1),
         )
         more = page_token.encode("audit", conditions, str(found[size - 1][0])) if len(found) > size else ""
         self._mesh.audit.record(call, namespace=namespace)

@@ -107,7 +107,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         conditions = repr((request.namespace, states, task_type, agent_id))
         before = 0
         if request.page_token:
-            before = int(page_token.decode("tasks", conditions, request.page_token))
+            before = page_token.decode_key("tasks", conditions, request.page_token)
         names = tuple(ns.name for ns in namespaces(self._mesh, current_call()))
         await self._mesh.commits.settled()
         tasks = await self._mesh.commits.read(

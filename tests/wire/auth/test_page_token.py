@@ -35,6 +35,14 @@ def test_no_text_is_a_page_token(text: str) -> None:
         page_token.decode("audit", "", text)
 
 
+@pytest.mark.parametrize("forged", ["x", "", "-1", "1.5", str(2**63), "9" * 700])
+def test_a_forged_token_names_no_row(forged: str) -> None:
+    assert page_token.decode_key("audit", "c", page_token.encode("audit", "c", "17")) == 17
+    with pytest.raises(Refusal) as caught:
+        page_token.decode_key("audit", "c", page_token.encode("audit", "c", forged))
+    assert caught.value.reason is Reason.INVALID_PAGE_TOKEN
+
+
 def test_every_reason_has_a_code_and_the_contracts_name() -> None:
     names = {f"ERROR_REASON_{reason.name}": int(reason) for reason in Reason}
     assert {"ERROR_REASON_UNSPECIFIED": 0, **names} == dict(error_reason_pb2.ErrorReason.items())

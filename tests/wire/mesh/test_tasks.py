@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from agentmesh.v1 import (
+    auth_service_pb2,
     error_reason_pb2,
     payload_pb2,
     requirements_pb2,
@@ -17,6 +18,7 @@ from agentmesh.v1 import (
 from agentmesh.v1 import (
     scheduler_service_pb2 as pb,
 )
+from meshd.wire import page_token
 from tests.wire.mesh.conftest import RunningMesh, namespace_service_pb2, refused
 
 
@@ -243,3 +245,16 @@ async def test_another_namespaces_token_reaches_nothing_here(mesh: RunningMesh) 
     )
     assert await refused(named) == "NAMESPACE_MISMATCH"
     assert not (await stranger.scheduler.ListTasks(pb.ListTasksRequest(), metadata=stranger.metadata)).tasks
+
+
+async def test_a_forged_page_token_is_refused_like_any_other_mistake(mesh: RunningMesh) -> None:
+    conditions = repr(("default", (), "", ""))
+    for position in ("x", str(2**63)):
+        forged = page_token.encode("tasks", conditions, position)
+        request = pb.ListTasksRequest(namespace="default", page_token=forged)
+        assert await refused(mesh.operator.scheduler.ListTasks(request)) == "INVALID_PAGE_TOKEN"
+    conditions = repr(("", "", "", False))
+    audit_request = auth_service_pb2.ListAuditEventsRequest(
+        page_token=page_token.encode("audit", conditions, "x")
+    )
+    assert await refused(mesh.operator.auth.ListAuditEvents(audit_request)) == "INVALID_PAGE_TOKEN"
