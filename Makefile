@@ -125,6 +125,13 @@ PROCESSES ?= 1
 sim: $(DEV) ## Simulate SEEDS=n worlds of faults, or replay and shrink one: SEED=k
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES))
 
+MUTANTS      ?= 0
+MUTANT_SEEDS ?= 150
+
+.PHONY: sim-mutants
+sim-mutants: $(DEV) ## Break the domain's guards one by one: the simulator must notice; MUTANTS=n takes a sample
+	@nice $(BIN)/python -m tests.simulation --mutants $(MUTANTS) --seeds $(MUTANT_SEEDS)
+
 # ---- to look at it working -------------------------------------------------------------------------------------
 
 .PHONY: demo

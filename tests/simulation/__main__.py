@@ -95,9 +95,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--seed", type=int, help="run only this one and print its history, shrunk")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--mutants", type=int, help="give a sample of so many mutants to the seeds; 0: all")
     arguments = parser.parse_args()
     if arguments.seed is not None:
         return replay(arguments.seed)
+    if arguments.mutants is not None:
+        # Imports this module.
+        from tests.simulation import mutants
+
+        return mutants.main(arguments.seeds, arguments.mutants)
     return run(arguments.first, arguments.seeds, arguments.processes)
 
 

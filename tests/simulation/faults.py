@@ -89,7 +89,8 @@ def _revoke(world: World, agent: Agent, event: Event) -> None:
 
 
 def _deregister(world: World, agent: Agent, event: Event) -> None:
-    _ask(world, agent, lambda ticket: c.Deregister(ticket, agent.agent_id, agent.machine.session_id))
+    session_id = agent.machine.session_id if event.detail % 4 else "long over"
+    _ask(world, agent, lambda ticket: c.Deregister(ticket, agent.agent_id, session_id))
 
 
 def _declare(world: World, agent: Agent, event: Event) -> None:

@@ -107,6 +107,7 @@ class Oracle:
     def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
         """Note what a turn must not change without reason."""
         self._sends = len(out.sends)
+        self.batch = batch
         self._writes = _size(out)
         self.leases.before(ns)
         self.fleet.before(ns)
@@ -126,6 +127,8 @@ class Oracle:
             if self._quiet_turns % 8:
                 return
         self._invariants(ns)
+        if daemon.fleet.connected != sum(s.stream is not None for s in daemon.sessions()):
+            raise Violation("the number of connected sessions is not what it is")
         self.timing.turned(daemon, ns, now)
         fresh = self._fresh_assignments(ns, out)
         self._check_order(ns, fresh, now)
@@ -225,8 +228,9 @@ class Oracle:
                         name = session.agent.spec.agent_id
                         raise Violation(f"{task.spec.task_id} waits though {name} is free and fits")
 
-    @staticmethod
-    def _check_opened(ns: Namespace, command: c.OpenStream, held_before: set[bytes], out: Effects) -> None:
+    def _check_opened(
+        self, ns: Namespace, command: c.OpenStream, held_before: set[bytes], out: Effects
+    ) -> None:
         opened = [frame for to, frame in out.sends if to is command.stream and type(frame) is f.Opened]
         session = ns.sessions.get(command.session_id)
         if not opened or session is None:
@@ -238,6 +242,18 @@ class Oracle:
             raise Violation("P5: Opened does not keep what is held")
         if set(opened[0].drop) != named - keep:
             raise Violation("Opened does not drop exactly what it does not keep")
+        if session.stream is not command.stream:
+            return
+        told = {frame.fence for to, frame in out.sends if to is command.stream and type(frame) is f.Cancel}
+        stopping = {x for x, t in session.held.items() if t.attempt_state is AttemptState.STOPPING}
+        if (f.Feature.CANCEL in command.features and not stopping <= told) or (
+            f.Feature.CANCEL not in command.features and told
+        ):
+            raise Violation("an agent that returns is not told what it must stop, or does not understand it")
+        if command.slots is not None and session.slots != command.slots and len(self.batch) == 1:
+            raise Violation("the slots told in Open do not count")
+        if opened[0].disconnected_grace_ms != ns.rules.disconnected_grace_ms:
+            raise Violation("Opened tells another grace than is in force")
 
     # ---- what is durable
 
