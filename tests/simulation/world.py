@@ -285,6 +285,10 @@ class World:
         self.drains[namespace, drain.drain_id] = None
 
         def ask(daemon: Daemon, ticket: Call) -> None:
+            if (namespace, drain.drain_id) not in self.drains:
+                # It was lifted while this was under way.
+                ticket.lose()
+                return
             daemon.post(namespace, c.StartDrain(ticket, drain, hand_over, grace_ms))
 
         def answered(reply: c.Drained) -> None:
