@@ -223,7 +223,11 @@ class SessionMachine:
             received.paced = opened.limits.beat_interval != self.limits.beat_interval
             self.limits = opened.limits
         for fence in opened.drop:
+            attempt = self._held.get(fence)
             self._take_away(fence, received)
+            if attempt is not None and attempt.report is not None:
+                # It may have ended after Open had said that it runs.
+                self._send(AgentFrame(stopped=Stopped(fence=fence)))
         self._outbox.extend(a.report for a in self._held.values() if a.report is not None)
 
     def _acknowledged(self, fence: bytes) -> None:

@@ -103,6 +103,17 @@ def test_a_handler_that_goes_on_after_revoke_keeps_its_slot_until_it_says_that_i
     assert begin(machine, "d").fence == b"d"
 
 
+def test_an_attempt_that_ended_between_open_and_opened_and_is_dropped_frees_its_slot(
+    machine: SessionMachine,
+) -> None:
+    attempt = begin(machine, "a")
+    opening = machine.open_stream(1, takes_work=True).open
+    assert opening.held[0].phase == HeldPhase.HELD_PHASE_RUNNING
+    machine.finished(attempt, done("a"))
+    machine.receive([MeshFrame(opened=Opened(drop=[b"a"]))])
+    assert kinds(machine) == ["stopped"]
+
+
 def test_a_late_end_of_an_abandoned_run_does_not_end_the_new_run_of_the_same_fence(
     machine: SessionMachine,
 ) -> None:
@@ -139,7 +150,8 @@ def test_a_new_stream_tells_what_is_held_and_resends_reports_that_are_kept(machi
     machine.finished(dropped, done("b"))
     received = machine.receive([MeshFrame(opened=Opened(keep=[b"a"], drop=[b"b"]))])
     assert received.drop == [dropped]
-    assert [frame.done.fence for frame in machine.take_batch()] == [b"a"]
+    stopped, resent = machine.take_batch()
+    assert (stopped.stopped.fence, resent.done.fence) == (b"b", b"a")
 
 
 def test_a_new_session_starts_its_stream_numbers_anew(machine: SessionMachine) -> None:
