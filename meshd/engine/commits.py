@@ -85,8 +85,9 @@ class Commits:
         """Let out what waits for nothing; see that the rest gets committed. Call after every turn of changes."""
         if self.failed:
             return
-        for effects in self._barrier.idle():
-            self._release(effects)
+        let_out = [self._let_out(effects) for effects in self._barrier.idle()]
+        if not all(let_out):
+            return
         if self._scheduled or self._barrier.in_flight or not self._barrier.pending:
             return
         if not self._oldest_mono:
@@ -180,9 +181,18 @@ class Commits:
         self._observer.committed(rows, done.result())
         self._in_flight_bytes = 0
         self._oldest_mono = time.monotonic() if self._barrier.collecting.writes else 0.0
-        for released in self._barrier.durable(batch_no):
-            self._release(released)
-        self.flush()
+        let_out = [self._let_out(released) for released in self._barrier.durable(batch_no)]
+        if all(let_out):
+            self.flush()
+
+    def _let_out(self, effects: Effects) -> bool:
+        """Release effects; a bug that keeps some of them in must not leave their callers waiting for ever."""
+        try:
+            self._release(effects)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was let out and what was not is in doubt
+            self._fail(effects, StorageError(f"what was durable could not be let out: {error!r}"))
+            return False
+        return True
 
     def _fail(self, effects: Effects, error: BaseException) -> None:
         self.failed = True

@@ -283,7 +283,7 @@ def deaf(
 def suspect(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
     """Give no new work to a session whose beat is late."""
     ns.pools.remove(session)
-    if session.agent.health is Health.HEALTHY:
+    if session.agent.health in (Health.HEALTHY, Health.DRAINING):
         ns.set_health(session.agent, Health.SUSPECT, "its beat is late", now, out)
 
 
@@ -324,8 +324,7 @@ def _recover(ns: Namespace, session: Session, cause: str, now: Now, out: Effects
     health = Health.DRAINING if drained or idles else Health.HEALTHY
     if session.agent.health is not health or (drained and session.agent.health_cause != session.drained):
         ns.set_health(session.agent, health, session.drained if drained else cause, now, out)
-    if session.takes_work and not session.drained:
-        ns.pools.add(session)
+    if session.takes_work and not session.drained and ns.pools.add(session):
         ns.must_dispatch = True
 
 

@@ -92,5 +92,5 @@ def sweep(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None
             lose_session(ns, session, cause, words, now, out)
     for session in ns.sessions.values():
         late_s = 2 * session.lease.beat_interval_ms / 1000
-        if session.bucket >= 0 and now.mono - session.last_seen_mono > late_s:
+        if session.stream is not None and now.mono - session.last_seen_mono > late_s:
             suspect(ns, session, now, out)

@@ -90,15 +90,16 @@ class Pools:
                     pools.append(pool)
         return pool
 
-    def add(self, session: Session) -> None:
-        """Let a session take work, if it is not in yet."""
+    def add(self, session: Session) -> bool:
+        """Let a session take work; return False when it is in already, or has no slots."""
         if session.bucket >= 0 or session.slots <= 0:
-            return
+            return False
         session.bucket = load_bucket(session)
         pools = [p for p in self.by_requirements.values() if fits(p.requirements, session.agent.spec)]
         self._of[session] = pools
         for pool in pools:
             pool.enter(session)
+        return True
 
     def remove(self, session: Session) -> None:
         """Let a session take no more work."""

@@ -317,3 +317,14 @@ def test_a_task_being_cancelled_is_not_handed_over() -> None:
     start(world, "w1", hand_over=True, grace_ms=100)
     world.send(session, f.Stopped(fences(stream)[0]))
     assert world.task("t1").state is TaskState.CANCELLED
+
+
+def test_a_late_beat_shows_on_an_agent_that_is_offered_no_work() -> None:
+    world = World()
+    session, _ = world.agent("a")
+    world.send(session, f.Slots(0))
+    assert health(session) is Health.DRAINING
+    world.wait(2.5 * session.lease.beat_interval_ms / 1000)
+    assert health(session) is Health.SUSPECT
+    world.send(session, f.Beat(1))
+    assert health(session) is Health.DRAINING

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 
 from meshd.domain.effects import Effects
+from meshd.domain.errors import Refusal
 from meshd.domain.records import SigningKeyRecord, Writes
 from meshd.engine import commits as commits_module
 from meshd.engine.commits import Commits
 from meshd.ports.observer import Observer
-from meshd.ports.store import Store
+from meshd.ports.store import StorageError, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -107,4 +108,27 @@ async def test_without_a_window_nobody_waits() -> None:
     async with asyncio.timeout(10):
         await change(commits)
     assert store.commits == 1
+    await commits.close()
+
+
+async def test_a_bug_while_effects_are_let_out_leaves_no_caller_waiting() -> None:
+    failures: list[StorageError] = []
+
+    def broken(effects: Effects) -> None:
+        raise KeyError(len(effects.replies))
+
+    observer = SimpleNamespace(committed=lambda *_: None)
+    commits = Commits(
+        cast("Store", CountingStore()),
+        cast("Observer", observer),
+        lambda _: None,
+        broken,
+        failures.append,
+        0.0,
+    )
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal):
+            await change(commits)
+    assert failures
+    assert all("let out" in str(each) for each in failures)
     await commits.close()
