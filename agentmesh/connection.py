@@ -81,7 +81,7 @@ def resolve_target(
     `ca` and `insecure` fall back to AGENTMESH_CA and AGENTMESH_INSECURE. Raises ConfigurationError for an address that
     is neither `unix:/path` nor `host:port`, a CA file that is not there, and plaintext to another host.
     """
-    chosen = address or environ.get("AGENTMESH_ADDRESS") or _existing_socket(environ) or DEFAULT_TCP_ADDRESS
+    chosen = address or environ.get("AGENTMESH_ADDRESS") or existing_socket(environ) or DEFAULT_TCP_ADDRESS
     ca_file = ca or environ.get("AGENTMESH_CA") or None
     target = Target(
         address=_checked_address(chosen),
@@ -144,7 +144,8 @@ def call_metadata(token: str | None = None, namespace: str | None = None) -> tup
     return tuple(pairs)
 
 
-def _existing_socket(environ: Mapping[str, str]) -> str | None:
+def existing_socket(environ: Mapping[str, str]) -> str | None:
+    """The address of this host's operator socket; None when there is none."""
     runtime_dir = environ.get("XDG_RUNTIME_DIR")
     candidates = [f"{runtime_dir}/agentmesh/meshd.sock"] if runtime_dir else []
     for path in [*candidates, SYSTEM_SOCKET]:

@@ -130,8 +130,14 @@ def _not_verified(error: ssl.SSLCertVerificationError, target: Target, host: str
     words, next_step = {
         _EXPIRED: ("has expired", renew),
         _NOT_YET_VALID: ("is not valid yet", "compare the clocks of both hosts: timedatectl"),
-        _OTHER_HOST: (f"is not for {host}", "use a name that it is for, or issue one with that name"),
-        _OTHER_ADDRESS: (f"is not for {host}", "use a name that it is for, or issue one with that address"),
+        _OTHER_HOST: (
+            f"is not for {host}",
+            f"use a name that it is for, or issue one with subjectAltName=DNS:{host}",
+        ),
+        _OTHER_ADDRESS: (
+            f"is not for {host}",
+            f"use a name that it is for, or issue one with subjectAltName=IP:{host}",
+        ),
     }.get(
         error.verify_code,
         (

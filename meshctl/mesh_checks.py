@@ -123,7 +123,7 @@ def _queues(status: Status) -> Iterator[Check]:
         yield wrong(
             "queues",
             f"{entry.unplaceable_count:,} queued in {entry.namespace} that no agent in reach can take",
-            f"meshctl task explain {entry.unplaceable_task_id} --namespace {entry.namespace}",
+            f"meshctl task why {entry.unplaceable_task_id} --namespace {entry.namespace}",
         )
     if not stuck:
         yield ok("queues", "an agent in reach can take every queued task")

@@ -2,7 +2,7 @@
 
 Rules: standard output carries the result and nothing else. Text that came from the mesh never reaches a
 terminal with control characters in it. Piped tables are plain and complete; on a terminal long cells are
-shortened, and on a narrow one each entry is written as lines of its own.
+shortened, but ids, and on a narrow one each entry is written as lines of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from meshctl.safe_text import printable
 
 _MIN_COLUMN = 12
 _GAP = 2
+#: Columns that hold what the next command needs.
+_WHOLE = frozenset(("TASK", "AGENT", "NAMESPACE"))
 _COLOURS = {
     "healthy": "green",
     "running": "cyan",
@@ -89,18 +91,33 @@ def _write_for_terminal(headers: Sequence[str], cells: list[list[str]], widths: 
     from rich.text import Text
 
     console = Console()
-    if sum(min(width, _MIN_COLUMN) + _GAP for width in widths) > console.width:
+    # Ids are typed again: they are shown whole, or not in columns.
+    least = [
+        width if header in _WHOLE else min(width, _MIN_COLUMN)
+        for header, width in zip(headers, widths, strict=True)
+    ]
+    room = console.width - _GAP * (len(widths) - 1)
+    if sum(least) > room:
         for number, row in enumerate(cells):
             if number:
                 click.echo()
             write_fields(zip(headers, row, strict=True))
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for header, width in zip(headers, widths, strict=True):
-        table.add_column(header, no_wrap=True, overflow="ellipsis", min_width=min(width, _MIN_COLUMN))
+    for header, width in zip(headers, _shortened(widths, least, room), strict=True):
+        table.add_column(header, no_wrap=True, overflow="ellipsis", width=width)
     for row in cells:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
     console.print(table)
+
+
+def _shortened(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Takes from the columns that have most to give until all fit the room."""
+    fitting = list(widths)
+    for _ in range(sum(widths) - room):
+        widest = max(range(len(fitting)), key=lambda number: fitting[number] - least[number])
+        fitting[widest] -= 1
+    return fitting
 
 
 def moment(time: Timestamp) -> datetime.datetime:

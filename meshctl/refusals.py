@@ -11,7 +11,7 @@ import socket
 import click
 
 from agentmesh import errors
-from agentmesh.connection import Target
+from agentmesh.connection import Target, existing_socket
 from meshctl.problems import ExitCode, Problem
 
 # Along the class tree of agentmesh.errors: the first that matches decides.
@@ -57,11 +57,15 @@ def problem_of(error: errors.MeshError, target: Target, profile: str = "") -> Pr
     """Returns the problem to tell the user about a failed call to `target`, which that profile named, if any."""
     if isinstance(error, errors.Unreachable) and not error.reason:
         return _unreachable(error, target)
+    if isinstance(error, errors.NotAuthenticated) and not error.reason and target.uses_tls:
+        return _server_not_proven(error, target)
     if error.reason == "METHOD_NOT_FOUND" or error.code == "UNIMPLEMENTED":
         return Problem(str(error), _NEXT_STEPS["METHOD_NOT_FOUND"], ExitCode.UNREACHABLE, "METHOD_NOT_FOUND")
     code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     if profile and error.reason in _LOGIN_HELPS:
-        next_step = f"log in with a fresh token: meshctl login --profile {profile}"
+        next_step = f"log in with a fresh token: meshctl login --profile {profile}{_from_the_socket()}"
+    elif profile and error.reason == "TOKEN_REVOKED":
+        next_step = f"if you may have a fresh one: meshctl login --profile {profile}{_from_the_socket()}"
     else:
         next_step = _next_step(error)
     return Problem(str(error), next_step, code, error.reason)
@@ -76,6 +80,28 @@ def _next_step(error: errors.MeshError) -> str:
         return "look for it in meshd's log, and report it"
     context = click.get_current_context(silent=True)
     return f"{context.command_path if context else 'meshctl'} --help"
+
+
+def _from_the_socket() -> str:
+    """Where a fresh token comes from, if this is meshd's host: a profile in use hides the operator socket."""
+    socket_here = existing_socket(os.environ)
+    if socket_here is None:
+        return ""
+    return f"; this host's socket issues it: meshctl auth --operator --subject NAME --address {socket_here}"
+
+
+def _server_not_proven(error: errors.NotAuthenticated, target: Target) -> Problem:
+    """It was gRPC that refused, not meshd: as a rule the certificate is good, but for another host."""
+    from meshctl import local_checks
+
+    found, usable = local_checks.certificate(target)
+    if not usable:
+        return Problem(found.result, found.next_step, ExitCode.UNREACHABLE)
+    return Problem(
+        f"whatever answers at {target.address} is no meshd: {error.message}",
+        "check the address, and what stands between here and meshd",
+        ExitCode.UNREACHABLE,
+    )
 
 
 def _unreachable(error: errors.Unreachable, target: Target) -> Problem:

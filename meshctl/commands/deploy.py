@@ -49,7 +49,7 @@ def deploy(
     command: tuple[str, ...],
     **spec: Any,
 ) -> int | None:
-    r"""Make an agent known and print the environment for its process.
+    """Make an agent known and print the environment for its process.
 
     The namespace is created when it is missing. Start the process with the printed environment, as in
 
@@ -58,7 +58,7 @@ def deploy(
 
     or name it after "--": then it runs here with that environment, is started again when it crashes, and is
     stopped by Ctrl-C.
-    """
+    """  # noqa: D301 - click needs the control character itself
     mesh = invocation.mesh
     name = namespaces.for_agent(mesh, namespace, spec["agent_id"]) or (
         mesh.caller.namespace if mesh.caller else ""
@@ -105,6 +105,11 @@ def deploy(
             "(the join token works once), or let meshctl run it:\n"
             f"  {deploying.command_of(agent)} -- COMMAND"
         )
+        if mesh.target.is_loopback:
+            output.note(
+                f"{mesh.target.address} is reached from this host alone; for an agent on another:  "
+                "meshctl login --address HOST:PORT --ca FILE  and deploy again"
+            )
     return None
 
 

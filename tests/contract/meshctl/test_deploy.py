@@ -34,6 +34,7 @@ def test_declares_the_agent_in_a_namespace_that_it_creates(meshd: FakeMeshd, mes
 
 def test_standard_output_is_what_a_shell_takes(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     outcome = meshctl(*DEPLOY, "--agent-name", "it's $HOME")
+    assert f"{meshd.address} is reached from this host alone" in outcome.err
     script = outcome.out + "\nenv | grep ^AGENTMESH_ | sort"
     environment = subprocess.run(
         ["sh", "-euc", script], capture_output=True, text=True, check=True, env={}

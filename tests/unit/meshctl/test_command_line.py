@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -100,3 +102,28 @@ def test_help_of_a_nested_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["completion", shell]) == 0
     assert "_MESHCTL_COMPLETE" in capsys.readouterr().out
+
+
+def test_every_command_that_a_text_names_exists() -> None:
+    """Hints, help, docs and errors of the daemon: whatever says `meshctl task x` says what can be typed."""
+    tree = Path(app.__file__).parents[1]
+    groups = {entry.path.split()[1] for entry in every_command() if entry.path.count(" ") == 2}
+    paths = {entry.path for entry in every_command()}
+    files = [
+        *(
+            path
+            for room in ("meshctl", "agentmesh", "meshd", "deploy")
+            for path in (tree / room).rglob("*.*")
+        ),
+        *(path for path in (tree / "docs").rglob("*.md") if "adr" not in path.parts),
+        tree / "README.md",
+    ]
+    named = {
+        f"meshctl {group} {name}"
+        for path in files
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".json", ".service"}
+        for group, name in re.findall(r"\bmeshctl ([a-z]+) ([a-z][a-z-]+)\b", path.read_text())
+        if group in groups
+    }
+    assert len(named) > 15
+    assert named <= paths

@@ -59,7 +59,7 @@ def test_nothing_is_wrong_with_a_healthy_mesh() -> None:
             {"agents": {2: 10_000}, "keepalive_ms": 5_000},
             "restart meshd",
         ),
-        ("queues", {"unplaceable": 7}, {"unplaceable": 0}, "meshctl task explain task-9 --namespace blue"),
+        ("queues", {"unplaceable": 7}, {"unplaceable": 0}, "meshctl task why task-9 --namespace blue"),
         ("agents", {"agents": {2: 1, 5: 1}}, {"agents": {1: 5, 2: 1}}, "meshctl status --health lost"),
         ("agents", {"agents": {4: 1}}, {"agents": {6: 1}}, "meshctl status --health deaf"),
         ("versions", {"version": "1.3.9"}, {"version": "1.5.0"}, "upgrade meshd"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime
 
@@ -44,6 +45,26 @@ def test_a_terminal_of_any_width(
     if columns == 300:
         assert "worker-with-a-rather-long-name-0001" in text
         assert "beat [bold]x" in text
+
+
+@pytest.mark.parametrize("columns", [80, 120, 130])
+def test_what_the_next_command_needs_is_never_shortened(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    task_id = "t-193f4cbcefad462cbee5ac3e7b42fd40"
+    headers = ("NAMESPACE", "TASK", "TYPE", "STATE", "PRIORITY", "AGENT", "ATTEMPT", "AGE", "REASON")
+    row = ("default", task_id, "data-processing", "failed", "5", "worker-1", "4", "15s", "retries exhausted")
+    output.write_table(headers, [row])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert task_id in text
+    assert max(map(len, text.splitlines())) <= columns
+    if columns == 120:
+        assert "retries exhaus…" in text
+    else:
+        assert "retries exhausted" in text
 
 
 def test_control_characters_are_replaced() -> None:

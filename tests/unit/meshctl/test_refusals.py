@@ -1,0 +1,53 @@
+"""What a failed call comes to be called where its answer did not come from meshd, or a profile hides the socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from agentmesh import errors
+from agentmesh.connection import Target
+from meshctl.problems import ExitCode
+from meshctl.refusals import problem_of
+from tests.unit.meshctl.test_local_checks import tls_server
+from tests.unit.ops.certificates import Authority
+
+# What gRPC itself says of a certificate for another host: no reason of the mesh's is with it.
+NOT_THIS_HOST = errors.NotAuthenticated("call host does not match SSL server name", code="UNAUTHENTICATED")
+
+
+def test_a_certificate_for_another_host_is_named_as_such(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with tls_server(*authority.issue("mesh.example")) as address:
+        problem = problem_of(NOT_THIS_HOST, Target(address, authority.path))
+    assert problem.code == ExitCode.UNREACHABLE
+    assert problem.what == f"the certificate at {address} is not for localhost"
+    assert "subjectAltName=DNS:localhost" in problem.next_step
+
+
+def test_a_stranger_with_a_good_certificate_is_no_meshd(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with tls_server(*authority.issue()) as address:
+        problem = problem_of(NOT_THIS_HOST, Target(address, authority.path))
+    assert (problem.code, "is no meshd" in problem.what) == (ExitCode.UNREACHABLE, True)
+
+
+@pytest.mark.parametrize("reason", ["TOKEN_REVOKED", "TOKEN_EXPIRED"])
+def test_a_refused_profile_says_where_a_fresh_token_comes_from(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = errors.NotAuthenticated("refused", reason=reason, code="UNAUTHENTICATED")
+    target = Target("127.0.0.1:7600")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("agentmesh.connection.SYSTEM_SOCKET", str(tmp_path / "none"))
+    elsewhere = problem_of(refused, target, "prod").next_step
+    assert elsewhere.endswith("meshctl login --profile prod")
+    (tmp_path / "agentmesh").mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        listening.bind(str(tmp_path / "agentmesh" / "meshd.sock"))
+        here = problem_of(refused, target, "prod").next_step
+    assert here.startswith(elsewhere)
+    assert here.endswith(f"--address unix:{tmp_path}/agentmesh/meshd.sock")
