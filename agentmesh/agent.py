@@ -8,6 +8,7 @@ between them once per batch, not one by one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from typing import TypeVar
 
 from agentmesh.backoff import SystemClock
 from agentmesh.connection import Target, resolve_target
-from agentmesh.errors import ConfigurationError
+from agentmesh.errors import ConfigurationError, MeshError
 from agentmesh.grpc_thread import grpc_loop, on_grpc_thread, submit
 from agentmesh.handlers import Handler, HandlerRunner, Uplink
 from agentmesh.identity import Identity, state_directory
@@ -29,6 +30,8 @@ from agentmesh.presence import Presence
 from agentmesh.session import Attempt, SessionMachine
 from agentmesh.task_specs import duration
 from agentmesh.v1.agent_pb2 import AgentSpec, AgentType, Endpoint, LeaseSettings
+
+logger = logging.getLogger("agentmesh")
 
 ANY_TYPE = "*"
 MAX_SLOTS = 10_000
@@ -129,7 +132,11 @@ class Agent:
         on is pointless, as when the agent is not allowed in.
         """
         with self._stopping_on_signals():
-            asyncio.run(self.serve())
+            try:
+                asyncio.run(self.serve())
+            except MeshError as error:
+                # It says what to do; the way through this package would bury it.
+                raise error.with_traceback(None) from None
 
     async def serve(self) -> None:
         """Serves on the running loop until `stop` is called; cancelling it hands everything back at once."""
@@ -177,6 +184,7 @@ class Agent:
     ) -> Presence:
         clock = SystemClock()
         spec = self._spec(slots)
+        self._warn_of_idle_handlers(spec.capabilities)
         machine = SessionMachine(
             self.namespace, self.agent_id, slots, lambda task_type: self._handler_of(task_type) is not None
         )
@@ -211,6 +219,18 @@ class Agent:
             slots=slots,
             lease=None if self._lease_ttl_s is None else LeaseSettings(ttl=duration(self._lease_ttl_s)),
         )
+
+    def _warn_of_idle_handlers(self, capabilities: Sequence[str]) -> None:
+        """A handler added to a worker that was deployed for other task types waits in vain, as a rule."""
+        for task_type in sorted(self._handlers.keys() - {ANY_TYPE, *capabilities}):
+            logger.warning(
+                "agent %s has a handler of %s, which is not among its capabilities (%s): no such task comes "
+                "unless it requires something else; deploy it with  --capabilities %s",
+                self.agent_id,
+                task_type,
+                ", ".join(capabilities) or "none",
+                ",".join([*capabilities, task_type]),
+            )
 
     def _effective_slots(self) -> int:
         if not self._handlers:

@@ -210,7 +210,18 @@ class Identity:
             public_key=key.public_key().public_bytes_raw(),
             capabilities=self._capabilities,
         )
-        return self._accept((await link.join(request)).value)
+        try:
+            return self._accept((await link.join(request)).value)
+        except NotAuthenticated as error:
+            if cause is None:
+                raise
+            raise NotAuthenticated(
+                f"the mesh accepts neither the key of agent {self._namespace}/{self._agent_id} ({cause.message}) "
+                f"nor its join token ({error.message}): if it shall come back, create a join token with "
+                "`meshctl deploy` and pass it in AGENTMESH_JOIN_TOKEN",
+                reason=cause.reason,
+                code=cause.code,
+            ) from error
 
     def _accept(self, token: str) -> str:
         self._token = token

@@ -319,8 +319,11 @@ class Presence:
         self._backoff.max_pause_s = _seconds(self._machine.limits.max_reconnect_backoff) or MAX_PAUSE_S
         self._refused_tokens = 0
         self._away_since_s = None
+        # Who read of the loss shall read of the return.
+        level = logging.WARNING if self._absence_noted else logging.INFO
         self._absence_noted = False
-        logger.info(
+        logger.log(
+            level,
             "agent %s/%s is connected (session %s, %d attempts held)",
             self._machine.namespace,
             self._machine.agent_id,

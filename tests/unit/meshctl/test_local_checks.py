@@ -32,7 +32,7 @@ def tls_server(cert: Path, key: Path) -> Iterator[str]:
                 with context.wrap_socket(accepted, server_side=True) as wrapped:
                     wrapped.recv(1)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         yield f"localhost:{listening.getsockname()[1]}"
         thread.join(10)
