@@ -272,6 +272,9 @@ class Agent:
             self.machine._outbox.clear()
             return
         while batch := self.machine.take_batch():
+            for frame in batch:
+                if frame.HasField("decline") and self.world.rng.random() < 0.5:
+                    frame.decline.retry_in.FromMilliseconds(self.world.rng.choice((200, 2_500)))
             self.link.up(batch)
 
     # ---- handlers

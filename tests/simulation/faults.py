@@ -95,7 +95,16 @@ def _deregister(world: World, agent: Agent, event: Event) -> None:
 
 def _declare(world: World, agent: Agent, event: Event) -> None:
     agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
-    spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(("gpu",)), slots=2)
+    spec = AgentSpec(
+        agent_id,
+        AgentType.WORKER,
+        name=f"name-{event.detail}" if event.detail % 3 else "",
+        capabilities=frozenset(("gpu",)),
+        labels={"floor": "2"},
+        host="host" if event.detail % 5 else "",
+        port=event.detail,
+        slots=2,
+    )
     world.call(
         lambda daemon, ticket: daemon.post(agent.namespace, c.Declare(ticket, spec)),
         lambda _: world.oracle.known(agent.namespace, agent_id),
@@ -185,6 +194,13 @@ def _together(world: World, event: Event) -> None:
         fault(world, agent, event._replace(detail=event.detail + 3))
 
 
+def _hush(world: World, event: Event) -> None:
+    """For longer than a TTL and less than two nothing arrives from anybody, and no connection breaks."""
+    seconds = world.rules.lease_ttl_ms / 1000 * (1.1 + 0.7 * event.amount)
+    for agent in world.agents:
+        agent.up_blocked_until = max(agent.up_blocked_until, world.time.now + seconds)
+
+
 WORLD_FAULTS: dict[str, Callable[[World, Event], None]] = {
     "kill": _kill,
     "kill_at": _kill_at,
@@ -194,5 +210,6 @@ WORLD_FAULTS: dict[str, Callable[[World, Event], None]] = {
     "jump": _jump,
     "lag": _lag,
     "operator_drain": _operator_drain,
+    "hush": _hush,
     "together": _together,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshd.domain import commands as c
 from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AttemptState, Health, OutcomeReason
+from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason
 from tests.simulation.history import plain
 from tests.simulation.timeline import Violation
 
@@ -16,9 +16,11 @@ class Agents:
     def __init__(self) -> None:
         self._before: dict[Agent, tuple[object, ...]] = {}
         self._stopping: set[bytes] = set()
+        self._specs: dict[str, AgentSpec] = {}
 
     def before(self, ns: Namespace) -> None:
         """Note how everybody is."""
+        self._specs = {agent.spec.agent_id: agent.spec for agent in ns.agents.values()}
         self._before = {agent: _shown(agent) for agent in ns.agents.values()}
         self._stopping = {
             fence
@@ -37,9 +39,31 @@ class Agents:
         """Check what a turn made of the agents."""
         self._check_health(ns)
         self._check_asked(ns, batch)
+        if len(batch) == 1:
+            self._check_spec(ns, batch[0])
         drains = [command for command in batch if isinstance(command, c.StartDrain)]
         if len(drains) == 1:
             self._check_hand_over(ns, drains[0], self._stopping)
+
+    def _check_spec(self, ns: Namespace, command: c.Command) -> None:
+        """A process counts for what it said, and where it said nothing, for what was known; a declaration while none runs."""
+        if not isinstance(command, c.Register | c.Declare):
+            return
+        agent = ns.agents[command.spec.agent_id]
+        known = self._specs.get(command.spec.agent_id)
+        spec = agent.spec
+        if isinstance(command, c.Declare):
+            right = spec == command.spec if agent.session is None else spec is known
+            if not right:
+                raise Violation(f"{spec.agent_id} is not what was declared, or not what runs")
+        elif known is not None and spec is command.spec:
+            first = (known.host, known.port, known.dns_name)
+            if not spec.name and known.name:
+                raise Violation(f"{spec.agent_id} lost its declared name")
+            if not spec.labels and known.labels:
+                raise Violation(f"{spec.agent_id} lost its declared labels")
+            if not spec.host and not spec.port and any(first):
+                raise Violation(f"{spec.agent_id} lost its declared endpoint")
 
     @staticmethod
     def _check_health(ns: Namespace) -> None:

@@ -46,7 +46,8 @@ class Leases:
         self._sent: dict[bytes, tuple[Link, float]] = {}
         self._present: dict[str, Session] = {}
         self._breaks: list[float] = []
-        self._ttl_losses: list[float] = []
+        self._ttl_losses: list[tuple[float, float]] = []
+        """(when, TTL) of sessions lost by it."""
         self._hold_until = 0.0
         self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
 
@@ -75,6 +76,7 @@ class Leases:
             for s in ns.sessions.values()
             if s.held
         }
+        self._deaf = {s for s in ns.sessions.values() if s.deaf}
         self._losses = {
             s: [(t, t.losses, t.attempt_state) for t in s.held.values()] for s in ns.sessions.values()
         }
@@ -104,6 +106,7 @@ class Leases:
                 said.add(session)
                 if session in self._seen:
                     self._seen[session].alive = mono
+                    self._judge_heard(ns, session)
         elif kind is c.OpenStream:
             assert isinstance(command, c.OpenStream)
             opened = ns.sessions.get(command.session_id)
@@ -123,6 +126,18 @@ class Leases:
                 if session not in self._seen:
                     self._seen[session] = Seen(session, mono, restored=False)
 
+    def _judge_heard(self, ns: Namespace, session: Session) -> None:
+        """An agent that was heard gets work again."""
+        if session.session_id not in ns.sessions or session.stream is None:
+            return
+        name = session.agent.spec.agent_id
+        lately = any(fence not in session.held for fence, _ in self._unaccepted.get(session, ()))
+        if session in self._deaf and session.deaf and not lately:
+            raise Violation(f"{name} has spoken and still counts as deaf")
+        wants = session.takes_work and session.slots > 0 and not session.drained
+        if wants and not session.deaf and session.bucket < 0:
+            raise Violation(f"{name} has spoken and is offered no work")
+
     def _ttl(self, session: Session) -> float:
         return (session.agent.spec.lease_ttl_ms or self.world.rules.lease_ttl_ms) / 1000
 
@@ -139,7 +154,7 @@ class Leases:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
             return
         if silence >= self._ttl(session) - 0.001 + frozen:
-            self._ttl_losses.append(now)
+            self._ttl_losses.append((now, self._ttl(session)))
             self._judge_mass(daemon, name, now)
             return
         if seen.broken is None:
@@ -151,7 +166,11 @@ class Leases:
         together = sum(abs(at - seen.broken) <= 1.0 for at in self._breaks)
         if together > MASS:
             raise Violation(f"{name} was lost by its connection though {together} broke together")
-        since_stall = [seen.broken - end for end, length in self.world.daemon_freezes if length > 0.51]
+        since_stall = [
+            seen.broken - end
+            for end, length in self.world.daemon_freezes
+            if length > 0.51 and end > daemon.start_mono
+        ]
         if any(-0.3 < s < self._ttl(session) - 0.3 for s in since_stall):
             raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
 
@@ -180,12 +199,12 @@ class Leases:
     def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
         """More than half at once: the mesh must have suspected itself for one TTL first."""
         ttl = self.world.rules.lease_ttl_ms / 1000
-        lately = [at for at in self._ttl_losses if now - at < 0.001]
+        lately = [own for at, own in self._ttl_losses if now - at < 0.001]
         total = len(self._seen) + len(lately) - 1
         if total < MASS or 2 * len(lately) <= total:
             return
         silences = [now - seen.alive for seen in self._seen.values() if not seen.restored]
-        if max(silences, default=ttl) < 2 * ttl - 0.01:
+        if max(silences, default=ttl) < min(lately) + ttl - 0.01:
             raise Violation(f"{name} and {len(lately)} of {total} were lost together without a second TTL")
 
     def _judge_deaf(self, session: Session, unaccepted: list[tuple[bytes, Task]], now: float) -> None:
@@ -243,7 +262,8 @@ class Leases:
                 continue
             for fence, task in session.held.items():
                 link, at = self._sent.get(fence, (None, 0.0))
-                frozen = self._frozen_since(at, 0.0)
+                # What is let out right after a pause, before the pause is noticed, gets its time as well.
+                frozen = self._frozen_since(at - 0.05, 0.0)
                 if (
                     link is session.stream
                     and task.attempt_state is AttemptState.ASSIGNED

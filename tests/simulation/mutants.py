@@ -14,7 +14,6 @@ import importlib
 import os
 import random
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +43,8 @@ MODULES = (
     "meshd.domain.transitions",
 )
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-SECONDS = 120
-"""A mutant that takes longer hangs, which counts as noticed."""
+SECONDS_PER_SEED = 0.3
+"""CPU time that a world may take, and ten seconds for all; a mutant that takes more hangs, which counts as noticed."""
 MEMORY_BYTES = 2 * 1024**3
 
 SWAPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -223,7 +222,8 @@ def killed(mutant: Mutant, seeds: list[int]) -> bool:
     """Run the simulator over a mutant in a process of its own; return whether it noticed."""
     child = os.fork()
     if child == 0:
-        signal.alarm(SECONDS)
+        limit_s = 10 + int(SECONDS_PER_SEED * len(seeds))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         try:
             mutant.apply()

@@ -84,6 +84,8 @@ class Link:
         """The daemon ends the stream after what it has sent."""
         self.over = False
         """The daemon's side has ended."""
+        self.answered = False
+        """Open was answered."""
         self._broken = False
         self._up: deque[list[pb.AgentFrame]] = deque()
         self._inbox: deque[list[pb.AgentFrame]] = deque()
@@ -142,9 +144,15 @@ class Link:
             codec.check_open(opening),
         )
         self.daemon.post(self.namespace, command)
+        self.world.time.after(CALL_TIMEOUT_S, self._check_answered)
+
+    def _check_answered(self) -> None:
+        if not self.answered and not self.over:
+            self.world.oracle.unanswered(self.daemon)
 
     def opened(self, reply: Session | Refusal) -> None:
         """The daemon has handled Open, durably."""
+        self.answered = True
         if self.over:
             # The call was cancelled meanwhile: nobody ends this stream but the lease.
             return

@@ -51,11 +51,6 @@ def order(task: Task) -> tuple[int, int]:
     return (-task.spec.priority, task.key)
 
 
-def turned_down(task: Task, session: Session, mono: float) -> bool:
-    """Return whether the session's agent declined the task lately."""
-    return (task.declined or {}).get(session.agent.spec.agent_id, 0.0) > mono
-
-
 class Oracle:
     """Everything that was seen in one world."""
 
@@ -76,6 +71,8 @@ class Oracle:
         self._fence_mark: dict[str, int] = {}
         self._keep: list[tuple[c.OpenStream, set[bytes]]] = []
         self._quiet_turns = 0
+        self._declined: dict[tuple[int, str], float] = {}
+        """(key, agent id) -> until when the agent is not asked again."""
 
     # ---- the daemon's life
 
@@ -101,11 +98,13 @@ class Oracle:
             if ns.drains.keys() != in_force:
                 raise Violation("the drains in force are not those that are durable")
             self._invariants(ns)
+        self._declined.clear()
         self.leases.started(daemon)
         self.timing.started(daemon)
 
     def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
         """Note what a turn must not change without reason."""
+        self._note_declines(ns, batch)
         self._sends = len(out.sends)
         self.batch = batch
         self._writes = _size(out)
@@ -117,6 +116,21 @@ class Oracle:
                 session = ns.sessions.get(command.session_id)
                 if session is not None:
                     self._keep.append((command, set(session.held)))
+
+    def _note_declines(self, ns: Namespace, batch: list[c.Command]) -> None:
+        for command in batch:
+            if not isinstance(command, c.Frames) or command.session.stream is not command.stream:
+                continue
+            agent_id = command.session.agent.spec.agent_id
+            for frame in command.frames:
+                task = command.session.held.get(frame.fence) if isinstance(frame, f.Decline) else None
+                if task is not None and isinstance(frame, f.Decline):
+                    pause_s = (frame.retry_in_ms or 1_000) / 1000
+                    self._declined[task.key, agent_id] = self.world.time.now + pause_s
+
+    def _turned_down(self, task: Task, session: Session, mono: float) -> bool:
+        """Return whether the session's agent declined the task lately."""
+        return self._declined.get((task.key, session.agent.spec.agent_id), 0.0) > mono
 
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Check one turn of a namespace."""
@@ -186,7 +200,7 @@ class Oracle:
                 raise Violation(f"{frame.task_id} went to an agent that does not fit")
             if session.drained:
                 raise Violation(f"{frame.task_id} went to an agent that is drained")
-            if turned_down(task, session, now_mono := self.world.time.now):
+            if self._turned_down(task, session, now_mono := self.world.time.now):
                 raise Violation(f"{frame.task_id} went at {now_mono} to an agent that has just declined it")
             fresh.append((task, session))
         return fresh
@@ -198,8 +212,7 @@ class Oracle:
         if frame.deadline_ms != min((end for end in ends if end), default=0):
             raise Violation(f"the agent is told a wrong deadline of {frame.task_id}")
 
-    @staticmethod
-    def _check_order(ns: Namespace, fresh: list[tuple[Task, Session]], now: Now) -> None:
+    def _check_order(self, ns: Namespace, fresh: list[tuple[Task, Session]], now: Now) -> None:
         if not fresh:
             return
         queued = [task for task in ns.tasks.values() if task.state is TaskState.QUEUED]
@@ -210,19 +223,18 @@ class Oracle:
                 if (
                     order(other) < mine
                     and fits(other.spec.requirements, session.agent.spec)
-                    and not turned_down(other, session, now.mono)
+                    and not self._turned_down(other, session, now.mono)
                 ):
                     raise Violation(f"{task.spec.task_id} was handed out before {other.spec.task_id}")
 
-    @staticmethod
-    def _check_idle_slots(ns: Namespace, now: Now) -> None:
+    def _check_idle_slots(self, ns: Namespace, now: Now) -> None:
         free = [s for s in ns.sessions.values() if s.bucket >= 0 and s.free_slots > 0]
         if not free:
             return
         for task in ns.tasks.values():
             if task.state is TaskState.QUEUED:
                 for session in free:
-                    if fits(task.spec.requirements, session.agent.spec) and not turned_down(
+                    if fits(task.spec.requirements, session.agent.spec) and not self._turned_down(
                         task, session, now.mono
                     ):
                         name = session.agent.spec.agent_id

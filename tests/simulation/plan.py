@@ -108,6 +108,7 @@ FAULTS = (
     ("lag", 3),
     ("together", 2),
     ("operator_drain", 3),
+    ("hush", 2),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
 WEIGHTS = tuple(weight for _, weight in FAULTS)
@@ -139,6 +140,13 @@ def make(seed: int) -> Plan:
         kind = rng.choices(KINDS, WEIGHTS)[0]
         at = rng.random() * settings.seconds
         events.append(Event(at, kind, rng.randrange(100), rng.random(), rng.randrange(1_000)))
+    if len(settings.agents) >= 12 and rng.random() < 0.5:
+        # Nothing else is wrong, so nobody may be lost.
+        events = [event for event in events if event.kind not in KINDS]
+        for number in range(rng.randrange(1, 3)):
+            events.append(Event(6.0 + 12.0 * number, "hush", 0, rng.random()))
+        agents = tuple(agent._replace(lease_ttl_ms=0) for agent in settings.agents)
+        settings = settings._replace(seconds=30.0, agents=agents)
     events.sort(key=lambda event: event.at)
     return Plan(seed, settings, tuple(events))
 
