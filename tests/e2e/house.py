@@ -48,6 +48,15 @@ class House:
                 return task
         raise AssertionError("the watch ended before anybody took the task")
 
+    async def until_healthy(self, *agent_ids: str) -> None:
+        """Waits until the agents' processes have come: before that a signal meets a bare interpreter."""
+        async with asyncio.timeout(30):
+            while True:
+                healthy = await self.mesh.list_agents(health=[agent_pb2.HEALTH_HEALTHY])
+                if {agent.spec.agent_id for agent in healthy} >= set(agent_ids):
+                    return
+                await asyncio.sleep(0.02)
+
     async def until_draining(self, agent_id: str) -> None:
         async with asyncio.timeout(10):
             while (await self.mesh.get_agent(agent_id)).health != agent_pb2.HEALTH_DRAINING:  # noqa: ASYNC110

@@ -72,8 +72,10 @@ def executed(folder: Path) -> Counter[str]:
 @pytest.mark.timeout(150)
 async def test_a_rolling_restart_loses_and_repeats_nothing(house: House) -> None:
     workers = {name: house.stack.enter_context(recording(house, name)) for name in WORKERS}
+    await house.until_healthy(*workers)
     stream = Stream(house)
     streaming = asyncio.create_task(stream.run())
+    house.stack.callback(streaming.cancel)
     for name, worker in workers.items():
         await meshctl(house, "drain", name, "--reason", "rolling restart", "--wait", "--timeout", "1m")
         if name == "w2":
