@@ -263,7 +263,7 @@ class Leases:
             for fence, task in session.held.items():
                 link, at = self._sent.get(fence, (None, 0.0))
                 # What is let out right after a pause, before the pause is noticed, gets its time as well.
-                frozen = self._frozen_since(at - 0.05, 0.0)
+                frozen = self._frozen_since(at - 0.3, 0.0)
                 if (
                     link is session.stream
                     and task.attempt_state is AttemptState.ASSIGNED

@@ -124,7 +124,8 @@ class Oracle:
             agent_id = command.session.agent.spec.agent_id
             for frame in command.frames:
                 task = command.session.held.get(frame.fence) if isinstance(frame, f.Decline) else None
-                if task is not None and isinstance(frame, f.Decline):
+                stops = task is not None and task.attempt_state is AttemptState.STOPPING
+                if task is not None and isinstance(frame, f.Decline) and not stops:
                     pause_s = (frame.retry_in_ms or 1_000) / 1000
                     self._declined[task.key, agent_id] = self.world.time.now + pause_s
 
