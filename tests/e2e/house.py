@@ -39,6 +39,8 @@ class House:
                 **environment,
             )
         )
+        # At the end nobody waits for what it still runs.
+        self.stack.callback(self.workers[name].kill)
         return self.workers[name]
 
     async def until_running(self, task_id: str) -> task_pb2.Task:
