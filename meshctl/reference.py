@@ -16,7 +16,7 @@ class CommandReference(NamedTuple):
     path: str
     usage: str
     help: str
-    #: Spelling with the value, and help, of each option; hidden ones are left out.
+    #: Spelling with the value, and help, of each option; `--help` and hidden ones are left out.
     options: tuple[tuple[str, str], ...]
 
 
@@ -26,8 +26,12 @@ def every_command() -> Iterator[CommandReference]:
 
 
 def _below(command: click.Command, ctx: click.Context) -> Iterator[CommandReference]:
+    # Its spelling is that of the context in which a command was first asked for help in this process.
+    own_help = command.get_help_option(ctx)
     records = (
-        item.get_help_record(ctx) for item in command.get_params(ctx) if isinstance(item, click.Option)
+        item.get_help_record(ctx)
+        for item in command.get_params(ctx)
+        if isinstance(item, click.Option) and item is not own_help
     )
     yield CommandReference(
         path=ctx.command_path,

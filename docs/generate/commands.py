@@ -24,12 +24,11 @@ def page() -> str:
     """Return the page."""
     known = list(every_command())
     toc = "".join(f"- [`{each.path}`](#{_anchor(each.path)})\n" for each in known)
-    shared = {option for option in known[0].options if option[0].startswith("-h")}
     codes = [[str(code.value), cell(meaning)] for code, meaning in EXIT_CODE_MEANINGS.items()]
     parts = [
         HEAD + toc + "- [`meshd`](#meshd)\n",
         "## Exit codes of meshctl\n\n" + table(["Code", "Meaning"], codes),
-        *(_command(each, shared) for each in known),
+        *(_command(each) for each in known),
         _meshd(),
     ]
     return "\n".join(parts)
@@ -39,10 +38,9 @@ def _anchor(path: str) -> str:
     return path.replace(" ", "-")
 
 
-def _command(each: CommandReference, shared: set[tuple[str, str]]) -> str:
-    options = [(spelling, text) for spelling, text in each.options if (spelling, text) not in shared]
+def _command(each: CommandReference) -> str:
     text = f"## {each.path}\n\n```text\n{each.usage}\n```\n\n{_paragraphs(each.help)}\n"
-    return text + (f"\n{_options(options)}" if options else "")
+    return text + (f"\n{_options(list(each.options))}" if each.options else "")
 
 
 def _paragraphs(text: str) -> str:
