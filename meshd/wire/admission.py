@@ -32,6 +32,11 @@ REFUSALS_PER_S: Final = 500
 """Each takes about 0.1 ms of processor time."""
 RETRY_MS: Final = 1_000
 LOOK_INTERVAL_S: Final = 0.2
+LOOK_COST: Final = 50
+"""A pause between looks is at least so many times as long as a look: for each connection it takes 40 µs."""
+BUSY_SHARE: Final = 0.75
+"""An event loop that uses less of its time than this, and takes few calls, has no crowd waiting."""
+BUSY_CALLS_PER_S: Final = 1_000
 IDLE_SHARE: Final = 0.25
 """An event loop that used no more of its time than this had no call waiting."""
 SMOOTHING: Final = 0.25
@@ -52,6 +57,7 @@ class Admission:
         self._taken = 0
         self._taken_per_s = 0.0
         self._may_refuse = 0
+        self._baseline_due = False
         self._never_ended = 0
         """Open calls that are none: the core does not count the end of those that it shed."""
         self._looked_mono = time.monotonic()
@@ -98,10 +104,30 @@ class Admission:
         self._may_refuse = max(1, int(REFUSALS_PER_S * passed_s)) if overloaded else 0
 
     async def look_forever(self, open_calls: Callable[[], int]) -> None:
-        """Look now and then, until cancelled."""
+        """Look while the loop is busy, until cancelled."""
+        pause_s = LOOK_INTERVAL_S
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            self.look(open_calls())
+            await asyncio.sleep(pause_s)
+            pause_s = LOOK_INTERVAL_S
+            if self.worth_a_look():
+                start_s = time.thread_time()
+                self.look(open_calls())
+                pause_s = max(LOOK_INTERVAL_S, LOOK_COST * (time.thread_time() - start_s))
+
+    def worth_a_look(self) -> bool:
+        """Tell whether calls may wait; else conclude that none does. After a crowd, one more look counts what is left."""
+        now_mono, now_cpu_s = time.monotonic(), time.thread_time()
+        passed_s = max(now_mono - self._looked_mono, 0.001)
+        busy = (now_cpu_s - self._looked_cpu_s) / passed_s > BUSY_SHARE
+        if busy or self._taken > BUSY_CALLS_PER_S * passed_s:
+            self._baseline_due = True
+            return True
+        if self._baseline_due:
+            self._baseline_due = False
+            return True
+        self._looked_mono, self._looked_cpu_s, self._taken = now_mono, now_cpu_s, 0
+        self.waiting, self.wait_s, self._may_refuse = 0, 0.0, 0
+        return False
 
     def refusing(self, method: str, rule: AccessRule) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler that refuses calls of a unary method; None when they are never refused."""

@@ -124,3 +124,22 @@ def test_agents_and_operators_are_never_refused() -> None:
     assert {"SubmitTask", "SubmitTasks", "GetTask", "ListTasks"} <= refused
     spared = {"RegisterAgent", "DeregisterAgent", "Join", "RenewToken", "RevokeToken", "Check"}
     assert not refused & (spared | {"WaitTask", "CancelTask"})
+
+
+def test_a_loop_with_time_to_itself_is_not_kept_from_its_work_by_looks(door: Door) -> None:
+    def worth(busy_share: float, taken: int = 0) -> bool:
+        for _ in range(taken):
+            door.admission.refuses()
+        door.clock.mono_s += LOOK_INTERVAL_S
+        door.clock.cpu_s += LOOK_INTERVAL_S * busy_share
+        return door.admission.worth_a_look()
+
+    assert not worth(0.5)
+    assert not worth(0.5, taken=40)
+    assert worth(0.9)
+    door.admission.look(0)
+    # One more look when it is quiet again, for the calls that the core counts for ever.
+    assert worth(0.1)
+    door.admission.look(7)
+    assert not worth(0.1)
+    assert worth(0.1, taken=1_000)
