@@ -83,6 +83,28 @@ def _ask(world: World, agent: Agent, make: Callable[[object], c.Command]) -> Non
     )
 
 
+def _impostor(world: World, agent: Agent, event: Event) -> None:
+    """Somebody opens a stream of the session with a wrong token, as another agent, or with an old number."""
+    session_id = agent.machine.session_id
+    way = event.detail % 3
+    _ask(
+        world,
+        agent,
+        lambda ticket: c.OpenStream(
+            ticket,
+            object(),
+            "somebody" if way == 0 else agent.agent_id,
+            session_id,
+            b"wrong" if way == 1 else session_id.encode(),
+            0 if way == 2 else 1_000_000,
+            takes_work=True,
+            features=frozenset(),
+            slots=None,
+            held=[],
+        ),
+    )
+
+
 def _revoke(world: World, agent: Agent, event: Event) -> None:
     agent_id = agent.agent_id if event.detail % 5 else "nobody"
     _ask(world, agent, lambda ticket: c.RevokeAgent(ticket, agent_id))
@@ -121,6 +143,7 @@ AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
     "leave": _leave,
     "drain": _drain,
     "heartbeat_only": _heartbeat_only,
+    "impostor": _impostor,
     "revoke": _revoke,
     "declare": _declare,
     "deregister": _deregister,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from meshd.domain import commands as c
+from meshd.domain import frames as f
 from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason
+from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason, Session
 from tests.simulation.history import plain
 from tests.simulation.timeline import Violation
 
@@ -17,9 +18,11 @@ class Agents:
         self._before: dict[Agent, tuple[object, ...]] = {}
         self._stopping: set[bytes] = set()
         self._specs: dict[str, AgentSpec] = {}
+        self._streams: dict[Session, object] = {}
 
     def before(self, ns: Namespace) -> None:
         """Note how everybody is."""
+        self._streams = {session: session.stream for session in ns.sessions.values()}
         self._specs = {agent.spec.agent_id: agent.spec for agent in ns.agents.values()}
         self._before = {agent: _shown(agent) for agent in ns.agents.values()}
         self._stopping = {
@@ -41,6 +44,7 @@ class Agents:
         self._check_asked(ns, batch)
         if len(batch) == 1:
             self._check_spec(ns, batch[0])
+            self._check_session(ns, batch[0])
         drains = [command for command in batch if isinstance(command, c.StartDrain)]
         if len(drains) == 1:
             self._check_hand_over(ns, drains[0], self._stopping)
@@ -64,6 +68,32 @@ class Agents:
                 raise Violation(f"{spec.agent_id} lost its declared labels")
             if not spec.host and not spec.port and any(first):
                 raise Violation(f"{spec.agent_id} lost its declared endpoint")
+
+    def _check_session(self, ns: Namespace, command: c.Command) -> None:
+        """A session is its own process's: by its key, its token and its rising streams; and it ends when that says Bye."""
+        if isinstance(command, c.Register):
+            session = ns.agents[command.spec.agent_id].session
+            if session is None or session.key_hash != command.key_hash:
+                raise Violation(f"{command.spec.agent_id} registered and got no session of its own")
+        elif isinstance(command, c.OpenStream):
+            session = ns.sessions.get(command.session_id)
+            if session is None or session.stream is not command.stream:
+                return
+            own = (session.resume_hash, session.agent.spec.agent_id)
+            if own != (command.resume_hash, command.agent_id) or session.stream_seq != command.stream_seq:
+                raise Violation(f"a stream of {session.agent.spec.agent_id} was opened by a stranger")
+            if self._streams.get(session) is not None and command.stream_seq < 1:
+                raise Violation(f"an older stream of {session.agent.spec.agent_id} took the place of a newer")
+        elif isinstance(command, c.Frames) and self._streams.get(command.session) is command.stream:
+            session = command.session
+            name = session.agent.spec.agent_id
+            if any(isinstance(frame, f.Bye) for frame in command.frames):
+                if session.session_id in ns.sessions:
+                    raise Violation(f"{name} said Bye and still has a session")
+                return
+            slots = [frame.slots for frame in command.frames if isinstance(frame, f.Slots)]
+            if slots and session.slots != slots[-1]:
+                raise Violation(f"{name} has {session.slots} slots and said {slots[-1]}")
 
     @staticmethod
     def _check_health(ns: Namespace) -> None:
