@@ -170,6 +170,10 @@ class Agent:
             spec = AgentSpec(
                 self.agent_id,
                 AgentType.WORKER,
+                name="own" if self._number % 3 == 0 else "",
+                labels={"own": "1"} if self._number % 4 == 0 else {},
+                host="own" if self._number % 5 == 0 else "",
+                port=1 if self._number % 7 == 0 else 0,
                 capabilities=self.can,
                 slots=self.slots,
                 lease_ttl_ms=self.lease_ttl_ms,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from meshd.domain import commands as c
 from meshd.domain.drains import AgentSelector, drain_id
-from meshd.domain.values import AgentSpec, AgentType
 from tests.simulation.agents import Agent
 from tests.simulation.daemon import KILL_POINTS
 from tests.simulation.plan import Event
@@ -117,21 +116,7 @@ def _deregister(world: World, agent: Agent, event: Event) -> None:
 
 def _declare(world: World, agent: Agent, event: Event) -> None:
     agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
-    spec = AgentSpec(
-        agent_id,
-        AgentType.WORKER,
-        name=f"name-{event.detail}" if event.detail % 3 else "",
-        capabilities=frozenset(("gpu",)),
-        labels={"floor": "2"},
-        host="host" if event.detail % 5 else "",
-        port=event.detail,
-        slots=2,
-    )
-    world.call(
-        lambda daemon, ticket: daemon.post(agent.namespace, c.Declare(ticket, spec)),
-        lambda _: world.oracle.known(agent.namespace, agent_id),
-        lambda: None,
-    )
+    world.declare(agent.namespace, agent_id, event.detail)
 
 
 AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {

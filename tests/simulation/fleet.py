@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
@@ -19,9 +21,14 @@ class Agents:
         self._stopping: set[bytes] = set()
         self._specs: dict[str, AgentSpec] = {}
         self._streams: dict[Session, object] = {}
+        self._said: AgentSpec | None = None
+        self._drained: dict[Session, tuple[object, str]] = {}
 
-    def before(self, ns: Namespace) -> None:
-        """Note how everybody is."""
+    def before(self, ns: Namespace, batch: list[c.Command]) -> None:
+        """Note how everybody is, and what a process says of itself."""
+        said = [copy(command.spec) for command in batch if isinstance(command, c.Register)]
+        self._said = said[0] if len(said) == 1 else None
+        self._drained = {session: (session.stream, session.drained) for session in ns.sessions.values()}
         self._streams = {session: session.stream for session in ns.sessions.values()}
         self._specs = {agent.spec.agent_id: agent.spec for agent in ns.agents.values()}
         self._before = {agent: _shown(agent) for agent in ns.agents.values()}
@@ -37,6 +44,19 @@ class Agents:
         for agent in ns.agents.values():
             if self._before.get(agent) != _shown(agent) and agent not in out.changed_agents:
                 raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
+        told = [stream for stream, frame in out.sends if type(frame) is f.Drain]
+        for session in ns.sessions.values():
+            news = self._drained.get(session, (None, "")) != (session.stream, session.drained)
+            if session.stream is None or not news:
+                continue
+            understands = session.takes_work and f.Feature.DRAIN in session.features
+            if session.drained and understands is not (session.stream in told):
+                before = self._drained.get(session, (None, ""))
+                # Another reason for being drained is no news to the agent.
+                if understands and (before[0] is not session.stream or not before[1]):
+                    raise Violation(f"{session.agent.spec.agent_id} is not told that it is drained")
+                if not understands:
+                    raise Violation(f"{session.agent.spec.agent_id} is told what it does not understand")
 
     def after(self, ns: Namespace, batch: list[c.Command]) -> None:
         """Check what a turn made of the agents."""
@@ -60,14 +80,13 @@ class Agents:
             right = spec == command.spec if agent.session is None else spec is known
             if not right:
                 raise Violation(f"{spec.agent_id} is not what was declared, or not what runs")
-        elif known is not None and spec is command.spec:
-            first = (known.host, known.port, known.dns_name)
-            if not spec.name and known.name:
-                raise Violation(f"{spec.agent_id} lost its declared name")
-            if not spec.labels and known.labels:
-                raise Violation(f"{spec.agent_id} lost its declared labels")
-            if not spec.host and not spec.port and any(first):
-                raise Violation(f"{spec.agent_id} lost its declared endpoint")
+        elif known is not None and spec is command.spec and self._said is not None:
+            said = self._said
+            if (spec.name, spec.labels) != (said.name or known.name, said.labels or known.labels):
+                raise Violation(f"{spec.agent_id} lost its name or labels, its own or those declared")
+            source = said if said.host or said.port else known
+            if (spec.host, spec.port, spec.dns_name) != (source.host, source.port, source.dns_name):
+                raise Violation(f"{spec.agent_id} lost its endpoint, its own or the one declared")
 
     def _check_session(self, ns: Namespace, command: c.Command) -> None:
         """A session is its own process's: by its key, its token and its rising streams; and it ends when that says Bye."""

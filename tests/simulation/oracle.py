@@ -109,7 +109,7 @@ class Oracle:
         self.batch = batch
         self._writes = _size(out)
         self.leases.before(ns)
-        self.fleet.before(ns)
+        self.fleet.before(ns, batch)
         self._keep.clear()
         for command in batch:
             if type(command) is c.OpenStream and command.takes_work:

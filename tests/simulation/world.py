@@ -12,7 +12,7 @@ import meshd.domain.state as state_module
 from meshd.domain import commands as c
 from meshd.domain.drains import AgentSelector, Drain, drain_id
 from meshd.domain.errors import Refusal
-from meshd.domain.values import Requirements, Session, Task, TaskSpec
+from meshd.domain.values import AgentSpec, AgentType, Requirements, Session, Task, TaskSpec
 from tests.simulation.agents import Agent
 from tests.simulation.daemon import Daemon
 from tests.simulation.disk import Disk
@@ -69,6 +69,8 @@ class World:
         """Live through the plan and what follows from it. Raises Violation."""
         self._boot()
         for each in self.plan.settings.agents:
+            if self.rng.random() < 0.3:
+                self.declare(each.namespace, each.agent_id, self.number())
             self.spawn(
                 each.namespace,
                 each.agent_id,
@@ -277,6 +279,24 @@ class World:
             self.oracle.cancel_answered(namespace, task_id, reply, known=known)
 
         self.call(ask, answered, lambda: None)
+
+    def declare(self, namespace: str, agent_id: str, number: int) -> None:
+        """Make an agent known; the number says what is declared of it."""
+        spec = AgentSpec(
+            agent_id,
+            AgentType.WORKER,
+            name=f"name-{number}" if number % 3 else "",
+            capabilities=frozenset(("gpu",)),
+            labels={"floor": "2"} if number % 4 else {},
+            host="host" if number % 5 else "",
+            port=number,
+            slots=2,
+        )
+        self.call(
+            lambda daemon, ticket: daemon.post(namespace, c.Declare(ticket, spec)),
+            lambda _: self.oracle.known(namespace, agent_id),
+            lambda: None,
+        )
 
     def start_drain(self, namespace: str, pattern: str, grace_ms: int, *, hand_over: bool) -> None:
         """Drain agents until it is lifted."""
