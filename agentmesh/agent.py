@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import TypeVar
 
@@ -93,7 +94,8 @@ class Agent:
         self._endpoint = endpoint
         self._token = token or environ.get("AGENTMESH_TOKEN") or None
         self._join_token = join_token or environ.get("AGENTMESH_JOIN_TOKEN") or None
-        self._target = resolve_target(address, ca, insecure)
+        self._resolve = partial(resolve_target, address, ca, insecure)
+        self._target = self._resolve()
         self._state_directory = state_directory(self.namespace, self.agent_id, state_dir)
         self._lease_ttl_s = lease_ttl_s
         self._drain_timeout_s = drain_timeout_s
@@ -188,7 +190,7 @@ class Agent:
         machine = SessionMachine(
             self.namespace, self.agent_id, slots, lambda task_type: self._handler_of(task_type) is not None
         )
-        self._identity = Identity(
+        identity = self._identity = Identity(
             self.namespace,
             self.agent_id,
             self._type,
@@ -201,11 +203,21 @@ class Agent:
         )
 
         def connect(endpoint: str | None) -> GrpcLink:
-            elsewhere = Target(endpoint, self._target.ca, self._target.insecure) if endpoint else self._target
-            return GrpcLink(elsewhere)
+            target = self._present_target()
+            identity.on_socket = target.is_socket
+            return GrpcLink(Target(endpoint, target.ca, target.insecure) if endpoint else target)
 
         rng = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         return Presence(machine, self._identity, spec, connect, uplink, deliver, clock, rng)
+
+    def _present_target(self) -> Target:
+        """Where the mesh is: a worker may be started before meshd, whose socket is looked for until it is there.
+
+        From then on it is the place, or a token would go to whoever listens on a port while meshd is away.
+        """
+        if not self._target.is_socket:
+            self._target = self._resolve()
+        return self._target
 
     def _spec(self, slots: int) -> AgentSpec:
         handled = [task_type for task_type in self._handlers if task_type != ANY_TYPE]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from agentmesh.calls import FOREVER_S, TRY_TIMEOUT_S, WAIT_SLICE_S, Caller
 from agentmesh.errors import WaitTimeout
 from agentmesh.grpc_thread import on_grpc_thread
@@ -12,13 +14,14 @@ from agentmesh.v1 import registry_service_pb2_grpc
 _registry = registry_service_pb2_grpc.RegistryServiceStub
 
 
-class DrainCalls:
+class DrainCalls(ABC):
     """Part of `Mesh`."""
 
     _caller: Caller
 
+    @abstractmethod
     def _in(self, namespace: str | None) -> str:
-        raise NotImplementedError
+        """The namespace of a call: the one given, else the client's own."""
 
     async def drain_agents(
         self,

@@ -125,12 +125,17 @@ class Identity:
         self._join_token = join_token
         #: A token given from outside is used as it is and cannot be renewed.
         self.is_given = given_token is not None
-        #: True when this process may join: it has a join token, or reaches the operator socket.
-        self.can_join = bool(join_token) or on_socket
+        #: True while this process reaches the mesh by the operator socket.
+        self.on_socket = on_socket
         self._token = given_token or ""
         self._renew_at_s = float("inf") if self.is_given else float("-inf")
         self._key: Ed25519PrivateKey | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def can_join(self) -> bool:
+        """True when this process may join: it has a join token, or reaches the operator socket."""
+        return bool(self._join_token) or self.on_socket
 
     @property
     def current(self) -> str:

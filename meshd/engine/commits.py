@@ -154,8 +154,12 @@ class Commits:
         self._in_flight_bytes = effects.writes.payload_bytes
         self._oldest_mono = time.monotonic()
         self._count(len(effects.replies), self._oldest_mono)
-        rows = self._store.snapshot(effects.writes)
-        self._taken(effects.writes)
+        try:
+            rows = self._store.snapshot(effects.writes)
+            self._taken(effects.writes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this batch will never be durable
+            self._fail(effects, StorageError(f"a batch could not be made ready for the disk: {error!r}"))
+            return
         future = self._loop.run_in_executor(self._writer, self._timed_commit, rows)
         future.add_done_callback(lambda done: self._committed(batch_no, effects, done))
 

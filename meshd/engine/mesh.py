@@ -255,25 +255,26 @@ class Mesh:
         for ns in due:
             inbox.setdefault(ns, [])
         for ns, batch in inbox.items():
-            out = self.commits.effects
-            try:
-                handle(ns, batch, now, out)
-            except Exception as error:
-                # Memory may be half changed: only what is durable can be trusted, and a restart brings that back.
-                log.exception(
-                    "a command broke a rule of the domain; meshd stops",
-                    namespace=ns.name,
-                )
-                self.commits.failed = True
-                self._on_failure(
-                    StorageError(f"state in memory is in doubt after {error!r}; start meshd again")
-                )
+            if not self._handled(ns, partial(handle, ns, batch, now)):
                 return
-            self._after_handling(ns, out)
         for namespace, entry in entries:
             self.record(namespace, entry)
         self.commits.flush()
         self._arm()
+
+    def _handled(self, ns: Namespace, step: Callable[[Effects], None]) -> bool:
+        """Have the domain take a step; stop the daemon and return False when that breaks one of its rules."""
+        out = self.commits.effects
+        try:
+            step(out)
+        except Exception as error:
+            # Memory may be half changed: only what is durable can be trusted, and a restart brings that back.
+            log.exception("a step broke a rule of the domain; meshd stops", namespace=ns.name)
+            self.commits.failed = True
+            self._on_failure(StorageError(f"state in memory is in doubt after {error!r}; start meshd again"))
+            return False
+        self._after_handling(ns, out)
+        return True
 
     def _after_handling(self, ns: Namespace, out: Effects) -> None:
         """Serve those who watch, and measure; both at once, since the state may change again in the next turn."""
@@ -391,10 +392,9 @@ class Mesh:
         for session in expired:
             by_namespace.setdefault(session.agent.namespace, []).append(session)
         for ns in self.namespaces.values():
-            if ns.sessions:
-                out = self.commits.effects
-                expire(ns, by_namespace.get(ns.name, []), now, out)
-                self._after_handling(ns, out)
+            over = by_namespace.get(ns.name, [])
+            if ns.sessions and not self._handled(ns, partial(expire, ns, over, now)):
+                return
         self.audit.flush_denials(now.mono)
         self.commits.flush()
         self._arm()

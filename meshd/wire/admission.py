@@ -79,10 +79,10 @@ class Admission:
         """End it."""
         self.in_work -= 1
 
-    def refuses(self) -> bool:
-        """Decide on a call that was taken just now: of two in a row one is worked on."""
+    def refuses(self, *, spared: bool = False) -> bool:
+        """Decide on a call that was taken just now: of two in a row one is worked on, and all of those to be spared."""
         self._taken += 1
-        if not self._may_refuse or self._taken % 2:
+        if spared or not self._may_refuse or self._taken % 2:
             return False
         self._may_refuse -= 1
         return True

@@ -99,11 +99,12 @@ class Chain(grpc.aio.ServerInterceptor):
                 return self._unknown_method()
             handler = self._handlers[path] = self._wrap(served, inner)
             if not inner.request_streaming and not inner.response_streaming:
-                refusing = self._admission.refusing(served.name, served.rule)
-                if refusing is not None:
-                    self._refusing[path] = refusing
-        if self._admission.refuses():
-            return self._refusing.get(path, handler)
+                made = self._admission.refusing(served.name, served.rule)
+                if made is not None:
+                    self._refusing[path] = made
+        refusing = self._refusing.get(path)
+        if self._admission.refuses(spared=refusing is None) and refusing is not None:
+            return refusing
         return handler
 
     def _wrap(

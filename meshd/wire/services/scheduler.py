@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import AsyncIterator
 from copy import copy
@@ -14,6 +13,7 @@ from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import task_pb2
 from meshd.domain.access import Call
 from meshd.domain.commands import Cancel, Submitted
+from meshd.domain.discovery import AgentFilter, first_agents, place_of
 from meshd.domain.errors import Refusal
 from meshd.domain.explain import explain
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
@@ -224,20 +224,20 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         wanted = validate.agent_id(request.agent_id) if request.agent_id else ""
         conditions = repr((request.namespace, wanted))
         after = page_token.decode("workload", conditions, request.page_token) if request.page_token else ""
-        found: list[tuple[str, Agent]] = []
-        for ns in namespaces(self._mesh, call):
-            for agent_id in (wanted,) if wanted else ns.agents:
-                agent = ns.agents.get(agent_id)
-                if agent is not None and (place := f"{ns.name}/{agent_id}") > after:
-                    found.append((place, agent))
-        if wanted and not found:
-            raise agent_not_found(call.namespace, wanted)
-        # One more than the page tells whether there is another.
-        first = heapq.nsmallest(size + 1, found)
-        page = fitting(_workload(agent) for _, agent in first[:size])
+        chosen = namespaces(self._mesh, call)
+        if wanted:
+            first = [ns.agents[wanted] for ns in chosen if wanted in ns.agents]
+            first = sorted((agent for agent in first if place_of(agent) > after), key=place_of)[: size + 1]
+            if not first:
+                raise agent_not_found(call.namespace, wanted)
+        else:
+            # One more than the page tells whether there is another.
+            first = first_agents(chosen, AgentFilter(), after, size + 1)
+        page = fitting(_workload(agent) for agent in first[:size])
         response = pb.GetWorkloadResponse(workloads=page)
         if len(page) < len(first):
-            response.next_page_token = page_token.encode("workload", conditions, first[len(page) - 1][0])
+            last = place_of(first[len(page) - 1])
+            response.next_page_token = page_token.encode("workload", conditions, last)
         await self._mesh.commits.settled()
         return response
 

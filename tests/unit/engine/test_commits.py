@@ -111,6 +111,28 @@ async def test_without_a_window_nobody_waits() -> None:
     await commits.close()
 
 
+async def test_a_bug_while_a_batch_is_made_ready_leaves_no_caller_waiting() -> None:
+    class BrokenStore(CountingStore):
+        def snapshot(self, writes: Writes) -> int:
+            raise KeyError(len(writes.signing_keys))
+
+    failures: list[StorageError] = []
+    observer = SimpleNamespace(committed=lambda *_: None)
+    commits = Commits(
+        cast("Store", BrokenStore()),
+        cast("Observer", observer),
+        lambda _: None,
+        release,
+        failures.append,
+        0.0,
+    )
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal):
+            await change(commits)
+    assert "made ready" in str(*failures)
+    await commits.close()
+
+
 async def test_a_bug_while_effects_are_let_out_leaves_no_caller_waiting() -> None:
     failures: list[StorageError] = []
 

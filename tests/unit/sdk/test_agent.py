@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 import traceback
 from pathlib import Path
 
 import pytest
 
 from agentmesh import Agent, NotAuthenticated
+from agentmesh.connection import DEFAULT_TCP_ADDRESS
 from agentmesh.errors import MeshError
 from agentmesh.identity import Identity
 from agentmesh.v1.agent_pb2 import AgentType
@@ -72,3 +74,28 @@ async def test_a_revoked_agent_says_so_and_not_only_that_its_join_token_is_spent
     assert second.value.reason == "TOKEN_REVOKED"
     assert "its identity was revoked" in second.value.message
     assert "meshctl deploy" in second.value.message
+
+
+def test_a_worker_started_before_meshd_finds_its_socket_and_stays_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("AGENTMESH_ADDRESS", raising=False)
+    monkeypatch.setattr("agentmesh.connection.SYSTEM_SOCKET", str(tmp_path / "none"))
+    agent = Agent("worker-1", state_dir=tmp_path)
+    assert agent._present_target().address == DEFAULT_TCP_ADDRESS
+    path = tmp_path / "agentmesh/meshd.sock"
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        assert agent._present_target().address == f"unix:{path}"
+    path.unlink()
+    # While meshd is away, no token goes to whoever listens on a port.
+    assert agent._present_target().address == f"unix:{path}"
+
+
+def test_who_reaches_the_socket_may_join(tmp_path: Path) -> None:
+    identity = Identity("default", "a", AgentType.AGENT_TYPE_WORKER, [], tmp_path, VirtualClock())
+    assert not identity.can_join
+    identity.on_socket = True
+    assert identity.can_join

@@ -143,3 +143,11 @@ def test_a_loop_with_time_to_itself_is_not_kept_from_its_work_by_looks(door: Doo
     door.admission.look(7)
     assert not worth(0.1)
     assert worth(0.1, taken=1_000)
+
+
+def test_calls_that_are_spared_leave_the_refusals_to_the_others(door: Door) -> None:
+    settle(door, 9_000, 400)
+    door.look(9_000, taken=400)
+    spared = [door.admission.refuses(spared=True) for _ in range(2 * PER_LOOK)]
+    assert not any(spared)
+    assert sum(door.admission.refuses() for _ in range(4 * PER_LOOK)) == PER_LOOK

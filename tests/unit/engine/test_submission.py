@@ -1,0 +1,51 @@
+"""Submitting: one audit record a call, however often the store is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
+from meshd.domain.commands import LookAgain, Submit
+from meshd.domain.state import Namespace
+from meshd.domain.values import Requirements, TaskSpec
+from meshd.engine.known_tasks import KnownTasks
+from meshd.engine.mesh import Entry, Mesh
+from meshd.engine.submission import Submission
+
+pytestmark = pytest.mark.anyio
+
+CALL = Call(ANONYMOUS, "SubmitTask", "default", AccessRule(Action.WRITE, "tasks", Scope.NAMESPACE))
+
+
+class ForgetfulMesh:
+    """Wants the store to be looked at again, once."""
+
+    def __init__(self) -> None:
+        self.replies: list[Any] = [LookAgain(), ["taken"]]
+        self.entries: list[Entry | None] = []
+
+    async def ask(self, ns: Namespace, make: Callable[[object], Submit], entry: Entry | None) -> Any:
+        assert make(None).specs
+        self.entries.append(entry)
+        return self.replies.pop(0)
+
+
+class KnowsNothing:
+    """Has seen no id."""
+
+    async def find(self, namespace: str, task_ids: list[str]) -> dict[str, Any]:
+        return {}
+
+
+async def test_a_call_that_looks_again_is_recorded_once() -> None:
+    mesh = ForgetfulMesh()
+    submission = Submission(cast("Mesh", mesh), cast("KnownTasks", KnowsNothing()), 1)
+    ns = cast("Namespace", SimpleNamespace(name="default", ended_count=0))
+    spec = TaskSpec("t1", "work", b"", b"d", Requirements(frozenset(("work",))))
+    results: list[Any] = list(await submission.submit(ns, [spec], CALL, copies=False))
+    assert results == ["taken"]
+    assert [entry is not None for entry in mesh.entries] == [True, False]
