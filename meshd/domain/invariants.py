@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 from meshd.domain import census
 from meshd.domain.drains import words_for
 from meshd.domain.placement.matching import fits
-from meshd.domain.placement.pools import load_bucket
+from meshd.domain.placement.pools import Pool, load_bucket
 from meshd.domain.state import Namespace
-from meshd.domain.values import Session, TaskState
+from meshd.domain.values import Session, Task, TaskState
 
 OPEN_STATES = (TaskState.WAITING, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 def violations(ns: Namespace) -> list[str]:
     """Return every broken invariant in words; empty when all hold."""
-    return _queues_and_tasks(ns) + [
-        word for session in ns.sessions.values() for word in _session(ns, session)
-    ]
+    found = _queues_and_tasks(ns)
+    for session in ns.sessions.values():
+        found += _session(ns, session)
+    for pool in ns.pools.by_requirements.values():
+        found += _pool(ns, pool)
+    return found
 
 
 def _queues_and_tasks(ns: Namespace) -> list[str]:
     found: list[str] = []
     queued: Counter[int] = Counter()
     for pool in ns.pools.by_requirements.values():
-        live = list(pool.queue)
+        live = [task.key for task in pool.queue]
         if pool.queue.size != len(live):
             found.append(f"queue size {pool.queue.size} but {len(live)} queued tasks")
-        queued.update(task.key for task in live)
+        queued.update(live)
     states = Counter(task.state for task in ns.tasks.values())
     if census.open_tasks(ns) != {state: states[state] for state in OPEN_STATES}:
         found.append(f"the census counts {census.open_tasks(ns)}, the tasks are {dict(states)}")
+    holders: dict[Task, list[Session]] = {}
+    for session in ns.sessions.values():
+        for fence, task in session.held.items():
+            if fence == task.fence:
+                holders.setdefault(task, []).append(session)
     for task_id, task in ns.tasks.items():
         name = f"{task_id} is {task.state.name}"
         if task.terminal:
             found.append(f"{name} but counted as open")
         if queued[task.key] != (task.state is TaskState.QUEUED):
             found.append(f"{name} and stands {queued[task.key]} times in queues")
-        holders = [s for s in ns.sessions.values() if s.held.get(task.fence) is task]
-        if len(holders) != (task.state in (TaskState.ASSIGNED, TaskState.RUNNING)):
-            found.append(f"{name} and held by {len(holders)} sessions")
-        if holders and holders[0].session_id != task.session_id:
+        held_by = holders.get(task, [])
+        if len(held_by) != (task.state in (TaskState.ASSIGNED, TaskState.RUNNING)):
+            found.append(f"{name} and held by {len(held_by)} sessions")
+        if held_by and held_by[0].session_id != task.session_id:
             found.append(f"{task_id} is held by a session other than its own")
     return found
 
@@ -61,8 +70,14 @@ def _session(ns: Namespace, session: Session) -> list[str]:
         found.append(f"{name} is drained or not against the drains in force")
     if offered and session.bucket != load_bucket(session):
         found.append(f"{name} stands in the wrong load bucket")
-    for pool in ns.pools.by_requirements.values():
-        inside = any(session in bucket for bucket in pool.buckets)
-        if inside != (offered and fits(pool.requirements, session.agent.spec)):
-            found.append(f"{name} is in or out of a pool against the rule")
     return found
+
+
+def _pool(ns: Namespace, pool: Pool) -> list[str]:
+    inside = set(chain.from_iterable(pool.buckets))
+    offered = (session for session in ns.sessions.values() if session.bucket >= 0)
+    fitting = {session for session in offered if fits(pool.requirements, session.agent.spec)}
+    return [
+        f"{session.agent.spec.agent_id} is in or out of a pool against the rule"
+        for session in inside ^ fitting
+    ]

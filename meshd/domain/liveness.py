@@ -31,6 +31,13 @@ STALL_MIN_S = 0.25
 """A pause of the daemon shorter than this is ordinary scheduling."""
 
 
+def pause_s(last_turn_mono: float, now_mono: float, sweep_interval_s: float) -> float:
+    """Return how long the daemon itself stood still between two turns, 0 when that is ordinary scheduling."""
+    # A sweep is due that often, so a turn comes at least then.
+    seconds = now_mono - last_turn_mono - sweep_interval_s
+    return seconds if seconds > STALL_MIN_S else 0.0
+
+
 class Fleet:
     """What is known about all sessions together."""
 

@@ -93,9 +93,9 @@ class TaskQueue:
 
     def __iter__(self) -> Iterator[Task]:
         """Queued tasks in no particular order."""
-        for fresh in self._fresh:
+        for fresh in filter(None, self._fresh):
             yield from (task for task in fresh if task.state is TaskState.QUEUED)
-        for returned in self._returned:
+        for returned in filter(None, self._returned):
             yield from (task for _, task in returned if task.state is TaskState.QUEUED)
 
     def _head_of(self, priority: int) -> Task | None:

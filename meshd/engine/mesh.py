@@ -25,7 +25,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
 from meshd.domain.limits import SessionRules
-from meshd.domain.liveness import STALL_MIN_S, Fleet
+from meshd.domain.liveness import Fleet, pause_s
 from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
 from meshd.domain.state import Counter, Namespace
@@ -233,9 +233,9 @@ class Mesh:
     def _now(self) -> Now:
         """Return the time; notice when the daemon itself stood still and give every lease its time back."""
         now = self._clock()
-        stall_s = now.mono - self._last_turn_mono - SWEEP_INTERVAL_S
+        stall_s = pause_s(self._last_turn_mono, now.mono, SWEEP_INTERVAL_S)
         self._last_turn_mono = now.mono
-        if stall_s > STALL_MIN_S:
+        if stall_s:
             self.fleet.stalled(stall_s, self.sessions(), now.mono)
             for ns in self.namespaces.values():
                 ns.postpone_accepts(stall_s)

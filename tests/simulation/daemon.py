@@ -17,7 +17,7 @@ from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.commit_barrier import CommitBarrier
 from meshd.domain.effects import Effects
-from meshd.domain.liveness import STALL_MIN_S, Fleet
+from meshd.domain.liveness import Fleet, pause_s
 from meshd.domain.machine import expire, handle
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import Now, Session
@@ -91,9 +91,9 @@ class Daemon:
 
     def _now(self) -> Now:
         now = self.clock()
-        stall_s = now.mono - self._last_turn - SWEEP_S
+        stall_s = pause_s(self._last_turn, now.mono, SWEEP_S)
         self._last_turn = now.mono
-        if stall_s > STALL_MIN_S:
+        if stall_s:
             self.fleet.stalled(stall_s, self.sessions(), now.mono)
             for ns in self.namespaces.values():
                 ns.postpone_accepts(stall_s)

@@ -45,6 +45,8 @@ class Disk:
 
     def __init__(self, namespaces: list[str]) -> None:
         self.tasks: dict[int, tuple[Any, ...]] = {}
+        self._read: dict[int, Task] = {}
+        """The same as read back from the rows; for readers only, who change nothing."""
         self.keys: dict[tuple[str, str], int] = {}
         self.fences: dict[bytes, int] = {}
         """First 8 bytes of a fence -> key."""
@@ -66,13 +68,15 @@ class Disk:
             self.keys[name] = task.key
             self.fences[task.incarnation.to_bytes(8, "big")] = task.key
             self.tasks[task.key] = row
+            self._read[task.key] = task
             touched.append(task)
         for change in batch.changed:
             old = self.tasks.get(change[0])
             if old is None:
                 raise Violation(f"a change of task key {change[0]} is written, which is not there")
             self.tasks[change[0]] = (*change, *old[len(change) :])
-            touched.append(rows.task_from_row(self.tasks[change[0]]))
+            task = self._read[change[0]] = rows.task_from_row(self.tasks[change[0]])
+            touched.append(task)
         for attempt in batch.attempts:
             of_task = self.attempts.setdefault(attempt.task_key, {})
             if attempt.number in of_task:
@@ -94,11 +98,11 @@ class Disk:
     def restore(self) -> Restored:
         """Raise the epochs and return what a start needs."""
         self.namespaces = [info._replace(epoch=info.epoch + 1) for info in self.namespaces]
-        tasks = [rows.task_from_row(row) for _, row in sorted(self.tasks.items())]
+        open_keys = sorted(key for key, task in self._read.items() if not task.terminal)
         return Restored(
             namespaces=list(self.namespaces),
             agents=[rows.agent_from_row(row) for row in self.agents.values()],
-            tasks=[task for task in tasks if not task.terminal],
+            tasks=[rows.task_from_row(self.tasks[key]) for key in open_keys],
             next_key=max(self.tasks, default=0) + 1,
             join_tokens=[],
             identities=[],
@@ -110,7 +114,7 @@ class Disk:
 
     def task(self, key: int) -> Task:
         """Read a task. Raises KeyError."""
-        return rows.task_from_row(self.tasks[key])
+        return self._read[key]
 
     def by_fence(self, fence: bytes) -> tuple[Task, int] | None:
         """Return the durable task of a fence and the fence's attempt number."""

@@ -20,7 +20,6 @@ class Agents:
         self._before: dict[Agent, tuple[object, ...]] = {}
         self._stopping: set[bytes] = set()
         self._specs: dict[str, AgentSpec] = {}
-        self._streams: dict[Session, object] = {}
         self._said: AgentSpec | None = None
         self._drained: dict[Session, tuple[object, str]] = {}
 
@@ -29,7 +28,6 @@ class Agents:
         said = [copy(command.spec) for command in batch if isinstance(command, c.Register)]
         self._said = said[0] if len(said) == 1 else None
         self._drained = {session: (session.stream, session.drained) for session in ns.sessions.values()}
-        self._streams = {session: session.stream for session in ns.sessions.values()}
         self._specs = {agent.spec.agent_id: agent.spec for agent in ns.agents.values()}
         self._before = {agent: _shown(agent) for agent in ns.agents.values()}
         self._stopping = {
@@ -41,8 +39,9 @@ class Agents:
 
     def check_watchers(self, ns: Namespace, out: Effects) -> None:
         """Every change of an agent is told to those who watch."""
+        told_agents = set(out.changed_agents)
         for agent in ns.agents.values():
-            if self._before.get(agent) != _shown(agent) and agent not in out.changed_agents:
+            if agent not in told_agents and self._before.get(agent) != _shown(agent):
                 raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
         told = [stream for stream, frame in out.sends if type(frame) is f.Drain]
         for session in ns.sessions.values():
@@ -101,9 +100,12 @@ class Agents:
             own = (session.resume_hash, session.agent.spec.agent_id)
             if own != (command.resume_hash, command.agent_id) or session.stream_seq != command.stream_seq:
                 raise Violation(f"a stream of {session.agent.spec.agent_id} was opened by a stranger")
-            if self._streams.get(session) is not None and command.stream_seq < 1:
+            if self._drained.get(session, (None, ""))[0] is not None and command.stream_seq < 1:
                 raise Violation(f"an older stream of {session.agent.spec.agent_id} took the place of a newer")
-        elif isinstance(command, c.Frames) and self._streams.get(command.session) is command.stream:
+        elif (
+            isinstance(command, c.Frames)
+            and self._drained.get(command.session, (None, ""))[0] is command.stream
+        ):
             session = command.session
             name = session.agent.spec.agent_id
             if any(isinstance(frame, f.Bye) for frame in command.frames):

@@ -78,7 +78,9 @@ class Leases:
         }
         self._deaf = {s for s in ns.sessions.values() if s.deaf}
         self._losses = {
-            s: [(t, t.losses, t.attempt_state) for t in s.held.values()] for s in ns.sessions.values()
+            s: [(t, t.losses, t.attempt_state) for t in s.held.values()]
+            for s in ns.sessions.values()
+            if s.held
         }
         self._streams = {s: s.stream for s in ns.sessions.values()}
 

@@ -236,11 +236,14 @@ def _known_survivors() -> dict[str, str]:
     return known
 
 
-def main(seeds: int, sample: int) -> int:
-    """Run all mutants, or a random sample of them; return the exit status."""
+def main(seeds: int, sample: int, only: str | None = None) -> int:
+    """Run all mutants, a random sample of them, or those that a file names a line; return the exit status."""
     start = time.monotonic()
     chosen = mutants()
-    if sample:
+    if only is not None:
+        names = {line.strip() for line in Path(only).read_text().splitlines()}
+        chosen = [mutant for mutant in chosen if mutant.name in names]
+    elif sample:
         chosen = random.Random(sample).sample(chosen, min(sample, len(chosen)))
     known = _known_survivors()
     survived: list[str] = []
@@ -254,7 +257,7 @@ def main(seeds: int, sample: int) -> int:
     seconds = time.monotonic() - start
     print(f"{dead} of {len(chosen)} mutants killed ({100 * dead / len(chosen):.1f} %) in {seconds:.0f} s;")
     print(f"{len(survived) - len(unknown)} known survivors, {len(unknown)} not known")
-    if not sample:
+    if not sample and only is None:
         stale = set(known) - set(survived)
         for name in sorted(stale):
             print(f"no longer survives: {name}")
