@@ -1,7 +1,8 @@
 """Port of durable state. One process owns it; exactly one thread ever writes.
 
 Promise: when ``commit`` returns, everything in the batch survives a kill and a power loss (on storage that honours
-fsync), all of it or nothing. When ``commit`` raises, the outcome is unknown and the process must stop.
+fsync), all of it or nothing. When ``commit`` raises, the outcome is unknown and the process must stop. A full disk is no reason to
+raise: ``commit`` waits until there is space, as it waits for a slow disk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from meshd.ports.gauges import StorageGauges
 
 class StorageError(Exception):
     """Durable state could not be read or written; the message says what and the next step."""
+
+
+class StorageFullError(StorageError):
+    """There was no space for a write, and nothing of it was taken: it may be written again."""
 
 
 class StoredDigest(NamedTuple):

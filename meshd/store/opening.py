@@ -6,6 +6,7 @@ its log otherwise); readers are read-only. Alembic is imported only when there i
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -14,13 +15,15 @@ from pathlib import Path
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from meshd.ports.store import StorageError
+from meshd.ports.store import StorageError, StorageFullError
 from meshd.store import schema
 from meshd.store.compiled import DIALECT
 from meshd.store.copying import copy_database, sync_directory
 
 DATABASE = "mesh.db"
 OLDEST_SQLITE = (3, 35, 0)
+# The second: no space to enlarge the index of the log, which happens before a commit counts.
+FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 WRITER_PRAGMAS = (
@@ -81,7 +84,8 @@ def explained(path: Path) -> Iterator[None]:
         # The lower byte is the kind of error, the rest its cause.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE:
             raise damaged(path, error) from error
-        raise StorageError(
+        full = getattr(error, "sqlite_errorcode", 0) in FULL or getattr(error, "errno", 0) == errno.ENOSPC
+        raise (StorageFullError if full else StorageError)(
             f"the database {path} cannot be used: {error}; see to its disk and permissions, then start meshd again"
         ) from error
 

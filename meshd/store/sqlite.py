@@ -1,7 +1,8 @@
 """The durable store in SQLite: its life, its commits and its sweep.
 
 Invariant: after one failed write nothing more is written or read. SQLite goes on accepting commits after a failed
-fsync, as if nothing had been lost; we must not.
+fsync, as if nothing had been lost; we must not. A full disk alone is no failure: the system took nothing, the
+transaction is rolled back, and the same rows are written again when there is space.
 """
 
 from __future__ import annotations
@@ -9,27 +10,35 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import delete, func, insert, select, update
 
 from meshd.domain.records import RevocationRecord, SigningKeyRecord, Writes
 from meshd.domain.values import NamespaceInfo
 from meshd.ports.gauges import StorageGauges
-from meshd.ports.store import Restored, StorageError
+from meshd.ports.store import Restored, StorageError, StorageFullError
 from meshd.store import hot, rows, schema
 from meshd.store.compiled import Row, compile_sql
 from meshd.store.lock import DirectoryLock
 from meshd.store.opening import damaged, explained, open_writer
 from meshd.store.reads import CHUNK, SqliteReads
+from meshd.store.reserve import Reserve
 from meshd.store.schema import has_ended, is_open, tasks
 
 FOREVER_NAMESPACES = ("_mesh", "default")
 MIN_FREE_BYTES = 64 * 1024 * 1024
 SPACE_CHECK_S = 1.0
+FULL_RETRY_S = 0.25
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class SqliteStore(SqliteReads):
@@ -45,16 +54,27 @@ class SqliteStore(SqliteReads):
         self._space_check_mono = -SPACE_CHECK_S
         self._low_space = False
         self._lock = DirectoryLock(self._directory)
+        # Half of what new work leaves: giving it back does not let new work in again.
+        self._reserve = Reserve(self._directory, min_free_bytes // 2, min_free_bytes)
+        self._reserve_check_mono = time.monotonic()
         try:
-            self._writer = open_writer(self._path)
+            self._writer = self._opened()
         except BaseException:
             self._lock.release()
             raise
+        self._reserve.take()
+
+    def _opened(self) -> sqlite3.Connection:
+        while True:
+            try:
+                return open_writer(self._path)
+            except StorageFullError:
+                if not self._reserve.give():
+                    raise
 
     def load(self) -> Restored:
         """Raise every namespace's epoch durably and return what a start needs. Raises StorageError."""
-        with self._transaction():
-            self._raise_epochs()
+        self._durably(self._raise_epochs, wait=False)
         # Outside of the transaction: nobody else writes, and a long read need not hold it open.
         with explained(self._path):
             try:
@@ -67,20 +87,29 @@ class SqliteStore(SqliteReads):
         return hot.snapshot(writes)
 
     def commit(self, batch: hot.Batch) -> None:
-        """Make a snapshot durable. Called on the one writer thread. Raises StorageError."""
-        with self._transaction():
-            hot.write(self._writer, batch)
+        """Make a snapshot durable. Called on the one writer thread. Raises StorageError.
+
+        On a full disk it uses the reserve, and without that waits until there is space.
+        """
+        self._durably(lambda: hot.write(self._writer, batch))
+        now_mono = time.monotonic()
+        if now_mono - self._reserve_check_mono >= SPACE_CHECK_S:
+            self._reserve_check_mono = now_mono
+            self._reserve.take()
 
     def commit_restored(self, writes: Writes, watermark_ms: int) -> None:
         """Make a backup the present: no fence and no token handed out until now is valid any more.
 
         ``writes`` end what was under way. Raises StorageError.
         """
-        with self._transaction():
+
+        def write() -> None:
             hot.write(self._writer, hot.snapshot(writes))
             # Attempts are counted up from where the backup left them: only the incarnation tells old fences apart.
             self._execute(update(tasks).where(is_open()).values(incarnation=func.random()))
             self._execute(insert(schema.token_watermarks).values(watermark_ms=watermark_ms))
+
+        self._durably(write, wait=False)
 
     def low_space(self) -> bool:
         """True when the storage is so full that new work must be refused; looked up once a second."""
@@ -114,17 +143,9 @@ class SqliteStore(SqliteReads):
         """
         swept = 0
         while swept < limit:
-            with self._transaction():
-                count = self._sweep_tasks(ended_before_ms, min(CHUNK, limit - swept))
-                if swept == 0:
-                    self._execute(
-                        delete(schema.join_tokens).where(schema.join_tokens.c.expire_ms < ended_before_ms)
-                    )
-                    self._execute(
-                        delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms)
-                    )
-                    lifted = schema.drains.c.lift_ms > 0, schema.drains.c.lift_ms < ended_before_ms
-                    self._execute(delete(schema.drains).where(*lifted))
+            if not swept:
+                self._durably(partial(self._sweep_records, ended_before_ms))
+            count = self._durably(partial(self._sweep_tasks, ended_before_ms, min(CHUNK, limit - swept)))
             swept += count
             if count < CHUNK:
                 break
@@ -143,23 +164,41 @@ class SqliteStore(SqliteReads):
 
     # ---- the writing connection ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Commit what is done within, durably. Any failure is the last thing this store does."""
-        self.refuse_if_over()
-        try:
-            with explained(self._path):
-                self._writer.execute("BEGIN IMMEDIATE")
-                yield
-                self._writer.execute("COMMIT")
-        except BaseException as error:
-            self._refusal = f"an earlier commit failed ({error}); start meshd again"
-            self._roll_back()
-            if isinstance(error, Exception) and not isinstance(error, StorageError):
-                raise StorageError(
-                    f"the database {self._path} refused a commit: {error!r}; report this"
-                ) from error
-            raise
+    def _durably(self, write: Callable[[], T], *, wait: bool = True) -> T:
+        """Do it in one durable transaction, again and again while the disk is full, or to the end of the reserve.
+
+        Any other failure is the last thing this store does.
+        """
+        waiting = False
+        while True:
+            self.refuse_if_over()
+            try:
+                with explained(self._path):
+                    self._writer.execute("BEGIN IMMEDIATE")
+                    result = write()
+                    self._writer.execute("COMMIT")
+                    return result
+            except StorageFullError as error:
+                self._roll_back()
+                if self._reserve.give():
+                    continue
+                if not wait:
+                    self._refusal = f"an earlier commit failed ({error}); start meshd again"
+                    raise
+                if not waiting:
+                    log.warning(
+                        "the disk is full; nothing is acknowledged until there is space", error=str(error)
+                    )
+                waiting = True
+                time.sleep(FULL_RETRY_S)
+            except BaseException as error:
+                self._refusal = f"an earlier commit failed ({error}); start meshd again"
+                self._roll_back()
+                if isinstance(error, Exception) and not isinstance(error, StorageError):
+                    raise StorageError(
+                        f"the database {self._path} refused a commit: {error!r}; report this"
+                    ) from error
+                raise
 
     def _roll_back(self) -> None:
         try:
@@ -223,6 +262,12 @@ class SqliteStore(SqliteReads):
             found = self._execute(head.where(schema.audit.c.namespace < namespace))
 
     # ---- sweep ---------------------------------------------------------------------------------------------------
+
+    def _sweep_records(self, ended_before_ms: int) -> None:
+        self._execute(delete(schema.join_tokens).where(schema.join_tokens.c.expire_ms < ended_before_ms))
+        self._execute(delete(schema.revocations).where(schema.revocations.c.keep_until_ms < ended_before_ms))
+        lifted = schema.drains.c.lift_ms > 0, schema.drains.c.lift_ms < ended_before_ms
+        self._execute(delete(schema.drains).where(*lifted))
 
     def _sweep_tasks(self, ended_before_ms: int, limit: int) -> int:
         # The newest task stays, whatever its age: its key says where the next start goes on counting.

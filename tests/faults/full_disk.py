@@ -3,7 +3,7 @@
 The data directory is a tmpfs, and meshd refuses new work at the default of less than 64 MiB free. At each point somebody
 else takes space until only so much is left, while tasks are submitted, run and reported. Then new work is refused, what
 was acknowledged can be read and cancelled, and as soon as there is space again work is taken without anybody's help. One
-load runs through all points; the oracle judges what it saw. (With no space at all meshd ends: tests/e2e/wrong_things.)
+load runs through all points; the oracle judges what it saw.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.faults.recording_worker import executions
 
 DISK_MIB = 160
 #: What is left for meshd at each of the points, in KiB.
-POINTS_LEFT_KIB = (60_000, 50_000, 40_000, 30_000, 20_000, 15_000, 10_000, 8_000, 6_000, 4_000)
+POINTS_LEFT_KIB = (60_000, 30_000, 10_000, 4_000, 1_000, 100, 4, 0, 0, 0)
 FULL_S = 2.0
 NOTICED_S = 1.2
 """The space is looked up once a second."""

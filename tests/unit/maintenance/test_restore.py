@@ -222,7 +222,11 @@ def test_the_old_database_is_replaced_only_when_told_and_kept_aside(places: Plac
     assert f"kept as {kept}" in told
     assert examine(kept).tasks == 2
     assert examine(places.data / "mesh.db").tasks == 1
-    assert sorted(each.name for each in places.data.iterdir() if each != kept) == ["lock", "mesh.db"]
+    assert sorted(each.name for each in places.data.iterdir() if each != kept) == [
+        "lock",
+        "mesh.db",
+        "reserve",
+    ]
 
 
 def test_a_fresh_directory_needs_no_word_and_is_told_what_is_not_known(

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,9 @@ from meshd.domain.values import (
     OutcomeReason,
     TaskState,
 )
-from meshd.ports.store import AuditFilter, Restored, StorageError, TaskFilter
-from meshd.store.sqlite import SqliteStore
+from meshd.ports.store import AuditFilter, Restored, StorageError, StorageFullError, TaskFilter
+from meshd.store.reserve import FILE, PIECE_BYTES, Reserve
+from meshd.store.sqlite import FULL_RETRY_S, SPACE_CHECK_S, SqliteStore
 from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
 KILLED = """
@@ -150,6 +152,67 @@ def test_a_failed_sync_is_a_failed_commit(store: SqliteStore, monkeypatch: pytes
             commit(store, a_task(1))
         with pytest.raises(StorageError, match="an earlier commit failed"):
             commit(store, a_task(1))
+
+
+class FullDisk:
+    """The writer, but its disk is full for so many commits."""
+
+    def __init__(self, writer: sqlite3.Connection, failures: int) -> None:
+        self._writer = writer
+        self.failures = failures
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        if sql == "COMMIT" and self.failures:
+            self.failures -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._writer.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+
+def test_a_full_disk_costs_the_reserve_and_then_time_but_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path, 2 * PIECE_BYTES)
+    store.load()
+    assert (tmp_path / FILE).stat().st_size == PIECE_BYTES
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    full = FullDisk(store._writer, 3)
+    monkeypatch.setattr(store, "_writer", full)
+    commit(store, a_task(1))
+    assert (full.failures, waits) == (0, [FULL_RETRY_S] * 2)
+    assert (tmp_path / FILE).stat().st_size == 0
+    store._reserve_check_mono -= SPACE_CHECK_S
+    commit(store, a_task(2))
+    assert (tmp_path / FILE).stat().st_size == PIECE_BYTES
+    again, restored = restart(store)
+    assert [task.key for task in restored.tasks] == [1, 2]
+    again.close()
+
+
+def test_a_start_on_a_full_disk_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(tmp_path, PIECE_BYTES)
+    monkeypatch.setattr(store, "_writer", FullDisk(store._writer, 2))
+    with pytest.raises(StorageFullError, match="disk is full"):
+        store.load()
+    store.close()
+
+
+def test_the_reserve_never_makes_space_low(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [149]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    reserve = Reserve(tmp_path, 50, 100)
+    reserve.take()
+    assert not reserve.give()
+    free[0] = 150
+    reserve.take()
+    assert (tmp_path / FILE).stat().st_size == 50
+    assert reserve.give()
+    assert not reserve.give()
 
 
 def test_a_closed_store_refuses(store: SqliteStore) -> None:
@@ -312,9 +375,9 @@ def test_reads_on_other_threads_see_what_was_committed(store: SqliteStore) -> No
 def test_low_space_is_looked_up_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([100, 10, 100])
     now = [50.0]
+    store = SqliteStore(tmp_path, min_free_bytes=50)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    store = SqliteStore(tmp_path, min_free_bytes=50)
     seen = []
     for now[0] in (50.0, 50.5, 51.0, 51.9, 52.0):
         seen.append(store.low_space())
