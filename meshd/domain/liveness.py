@@ -8,7 +8,8 @@ Rules (design, "The agent's session" 7 to 9):
   broken session not more of it than a fleet of this size takes to return;
 - a stall of the daemon extends every lease by its length, and connections that turn out broken within a TTL after it
   are judged by TTL alone (the other sides saw a dead daemon and hung up);
-- when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more.
+- when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more;
+  the connections that end meanwhile cost nothing by themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Fleet:
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
         self._expiries: deque[float] = deque()
-        self._brake_until_mono = 0.0
+        self.brake_until_mono = 0.0
+        """Until then the mesh suspects itself, and no lease ends."""
         self.braked = False
         """True while the mesh suspects itself."""
 
@@ -103,7 +105,8 @@ class Fleet:
 
     def broken_for_good(self, session: Session, now_mono: float) -> bool:
         """Return whether a session whose connection ended ``lost_after`` ago is lost by that alone."""
-        if session.ttl_only or now_mono < self.hold_until_mono:
+        # While the mesh suspects itself, agents that heard nothing from it hang up: that is no sign of their death.
+        if session.ttl_only or now_mono < max(self.hold_until_mono, self.brake_until_mono):
             return False
         # Not in a copy: after the reload of a proxy each of all sessions is asked about.
         low = bisect_left(self._breaks, session.broken_mono - BREAK_WINDOW_S)
@@ -126,7 +129,7 @@ class Fleet:
         """Return the sessions whose lease is over, or none while the mesh suspects itself; pace those to come."""
         self._pace(total)
         over = [s for s in sessions if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000]
-        if now_mono < self._brake_until_mono:
+        if now_mono < self.brake_until_mono:
             return []
         if not over:
             # Those that were in doubt have spoken: the next time the mesh suspects itself again.
@@ -141,7 +144,7 @@ class Fleet:
         many = fresh + len(self._expiries)
         if total >= MASS_EXPIRY_MIN_SESSIONS and 2 * many > total and not self.braked:
             self.braked = True
-            self._brake_until_mono = now_mono + window_s
+            self.brake_until_mono = now_mono + window_s
             return held
         if 2 * many <= total:
             self.braked = False

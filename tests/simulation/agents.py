@@ -87,6 +87,11 @@ class Agent:
 
     # ---- the process
 
+    @property
+    def hears(self) -> bool:
+        """True while what is sent to it arrives."""
+        return self.world.time.now >= max(self.down_blocked_until, self.frozen_until)
+
     def later(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have this process do something after a while."""
         self.world.time.after(seconds, self._run, call, arguments)

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
 STALL_SLACK_S = 0.5
 """Of every pause of the daemon, so much is ordinary."""
+SWEEP_S = 0.25
+"""So much before or after the moment judged here a sweep may have come."""
 MASS = 10
 
 
 class Seen:
     """What was seen of one session."""
 
-    __slots__ = ("alive", "broken", "restored", "session")
+    __slots__ = ("alive", "broken", "restored", "session", "since")
 
     def __init__(self, session: Session, alive: float, *, restored: bool) -> None:
         self.session = session
+        self.since = alive
         self.alive = alive
         self.broken: float | None = None
         """When its stream ended, and none has opened since."""
@@ -46,7 +49,10 @@ class Leases:
         self._sent: dict[bytes, tuple[Link, float]] = {}
         self._present: dict[str, Session] = {}
         self._breaks: list[float] = []
-        self._ttl_losses: list[tuple[float, float]] = []
+        self._ttl_losses: list[tuple[float, float, Seen]] = []
+        """(when, the TTL, what was seen)"""
+        self._silences: list[tuple[float, float, float]] = []
+        """Of more than a TTL, that ended: (begin, end, the TTL)."""
         """(when, TTL) of sessions lost by it."""
         self._hold_until = 0.0
         self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
@@ -62,6 +68,7 @@ class Leases:
         self._sent.clear()
         self._breaks.clear()
         self._ttl_losses.clear()
+        self._silences.clear()
 
     def assigned(self, link: Link, fences: list[bytes]) -> None:
         """Assignments were let out."""
@@ -107,7 +114,7 @@ class Leases:
             if command.stream is session.stream or command.stream is self._streams.get(session):
                 said.add(session)
                 if session in self._seen:
-                    self._seen[session].alive = mono
+                    self._heard(session, self._seen[session], mono)
                     self._judge_heard(ns, session)
         elif kind is c.OpenStream:
             assert isinstance(command, c.OpenStream)
@@ -127,6 +134,12 @@ class Leases:
             for session in ns.sessions.values():
                 if session not in self._seen:
                     self._seen[session] = Seen(session, mono, restored=False)
+
+    def _heard(self, session: Session, seen: Seen, mono: float) -> None:
+        """Note a sign of life, and the silence before it when that was long."""
+        if mono - seen.alive >= self._ttl(session):
+            self._silences.append((seen.alive, mono, self._ttl(session)))
+        seen.alive = mono
 
     def _judge_heard(self, ns: Namespace, session: Session) -> None:
         """An agent that was heard gets work again."""
@@ -156,7 +169,7 @@ class Leases:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
             return
         if silence >= self._ttl(session) - 0.001 + frozen:
-            self._ttl_losses.append((now, self._ttl(session)))
+            self._ttl_losses.append((now, self._ttl(session), seen))
             self._judge_mass(daemon, name, now)
             return
         if seen.broken is None:
@@ -179,7 +192,9 @@ class Leases:
     def _judge_losses(self, session: Session, batch: list[c.Command], now: float) -> None:
         """Only a death by its connection, or by another process in its place, counts, and only after Accept."""
         agent_id = session.agent.spec.agent_id
-        if any(isinstance(x, c.Frames | c.OpenStream | c.Deregister | c.RevokeAgent) for x in batch):
+        if any(
+            isinstance(x, c.Frames | c.OpenStream | c.Deregister | c.RevokeAgent | c.Cancel) for x in batch
+        ):
             return
         death = any(isinstance(x, c.Register) and x.spec.agent_id == agent_id for x in batch)
         if not death:
@@ -201,13 +216,27 @@ class Leases:
     def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
         """More than half at once: the mesh must have suspected itself for one TTL first."""
         ttl = self.world.rules.lease_ttl_ms / 1000
-        lately = [own for at, own in self._ttl_losses if now - at < 0.001]
+        lately = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
         total = len(self._seen) + len(lately) - 1
         if total < MASS or 2 * len(lately) <= total:
             return
         silences = [now - seen.alive for seen in self._seen.values() if not seen.restored]
-        if max(silences, default=ttl) < min(lately) + ttl - 0.01:
+        waited = max(silences, default=ttl) >= min(lately) + ttl - 0.01
+        begun = any(self._suspected(now - ttl - early) for early in (SWEEP_S, 0.0, -SWEEP_S))
+        if not waited and not begun:
             raise Violation(f"{name} and {len(lately)} of {total} were lost together without a second TTL")
+
+    def _suspected(self, at: float) -> bool:
+        """Return whether the mesh had reason to suspect itself then: more than half silent for a TTL, or just lost so."""
+        ttl = self.world.rules.lease_ttl_ms / 1000
+        before = sum(at - ttl <= when <= at for when, _, _ in self._ttl_losses)
+        there = [(seen, own) for when, own, seen in self._ttl_losses if when > at]
+        there += [(seen, self._ttl(session)) for session, seen in self._seen.items()]
+        silences = [(at - seen.alive, own) for seen, own in there if seen.since <= at]
+        silent = sum(silence >= own for silence, own in silences)
+        silent += sum(begin + own <= at < end for begin, end, own in self._silences)
+        # One that was silent may have been replaced since.
+        return 2 * (before + silent + 1) > len(silences)
 
     def _judge_deaf(self, session: Session, unaccepted: list[tuple[bytes, Task]], now: float) -> None:
         name = session.agent.spec.agent_id
@@ -241,6 +270,7 @@ class Leases:
                 and session.stream is None
                 and now.mono - lost_after > self._hold_until
                 and seen.broken > self._hold_until
+                and seen.broken + lost_after > daemon.fleet.brake_until_mono
                 and len(self._breaks) <= MASS
                 and not self._frozen_since(seen.broken - ttl - 1.0, 0.0)
             ):

@@ -485,6 +485,8 @@ class Oracle:
                 agent = self.world.agent_of(session)
                 if session.stream is None or agent is None or agent.machine.running_count:
                     continue
+                if not agent.machine.is_open or not agent.hears:
+                    continue
                 if agent.machine.held_count:
                     raise Violation(f"{agent} still holds what has ended")
                 if session.held or session.quarantine:

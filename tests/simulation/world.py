@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from random import Random
@@ -51,6 +52,8 @@ class World:
         self.agents: list[Agent] = []
         self.specs: dict[tuple[str, str], TaskPlan] = {}
         self.drains: dict[tuple[str, str], None] = {}
+        self._lifting: Counter[tuple[str, str]] = Counter()
+        self._lifted: Counter[tuple[str, str]] = Counter()
         """Drains that somebody asked for and has not lifted."""
         self.latency_s = settings.latency_s
         self.disk_stall_until = 0.0
@@ -302,17 +305,20 @@ class World:
         """Drain agents until it is lifted."""
         selector = AgentSelector(pattern)
         drain = Drain(namespace, drain_id(selector), selector, "", "agent:x/y", 0)
-        self.drains[namespace, drain.drain_id] = None
+        which = namespace, drain.drain_id
+        self.drains[which] = None
+        before = self._lifted[which]
 
         def ask(daemon: Daemon, ticket: Call) -> None:
-            if (namespace, drain.drain_id) not in self.drains:
+            if which not in self.drains:
                 # It was lifted while this was under way.
                 ticket.lose()
                 return
             daemon.post(namespace, c.StartDrain(ticket, drain, hand_over, grace_ms))
 
         def answered(reply: c.Drained) -> None:
-            if (namespace, drain.drain_id) in self.drains:
+            # An older lift that is asked for again lifts this one too.
+            if which in self.drains and not self._lifting[which] and self._lifted[which] == before:
                 self.oracle.drained(drain, reply)
 
         self.call(ask, answered, lambda: None)
@@ -320,6 +326,7 @@ class World:
     def lift_drain(self, namespace: str, which: str) -> None:
         """Lift a drain, again and again until there is a reply."""
         self.drains.pop((namespace, which), None)
+        self._lifting[namespace, which] += 1
         self._open_calls += 1
 
         def ask(daemon: Daemon, ticket: Call) -> None:
@@ -327,6 +334,8 @@ class World:
 
         def answered(reply: c.Drained) -> None:
             self._open_calls -= 1
+            self._lifting[namespace, which] -= 1
+            self._lifted[namespace, which] += 1
 
         def lost() -> None:
             self.time.after(self.rng.random(), self.call, ask, answered, lost)

@@ -15,12 +15,7 @@ from meshd.domain.values import (
     Strategy,
     TaskState,
 )
-from tests.unit.domain.world import FakeStream, World
-
-
-def fence(stream: FakeStream, index: int = -1) -> bytes:
-    value: bytes = stream.of(f.Assign)[index].fence
-    return value
+from tests.unit.domain.world import FakeStream, World, fence
 
 
 def test_a_task_runs_and_its_result_is_acknowledged() -> None:
@@ -198,80 +193,6 @@ def test_an_attempt_the_agent_never_got_is_sent_again_with_the_same_fence() -> N
     again = world.open(session, [])
     assert [a.fence for a in again.of(f.Assign)] == [mine]
     assert world.task("t1").losses == 0
-
-
-def test_a_mass_break_is_judged_by_ttl_alone() -> None:
-    world = World()
-    agents = [world.agent(f"a{i:02}") for i in range(12)]
-    for i in range(12):
-        world.submit(f"t{i}")
-    for session, _ in agents:
-        world.break_stream(session)
-    world.wait(2.0, step=0.05)
-    assert len(world.ns.sessions) == 12
-    assert {t.attempt for t in world.ns.tasks.values()} == {1}
-
-
-def test_a_lease_ends_after_its_ttl_and_any_frame_extends_it() -> None:
-    world = World()
-    session, stream = world.agent("a")
-    other, _ = world.agent("b", can=("else",))
-    world.submit("t1")
-    world.send(session, f.Accept(fence(stream)))
-    for _ in range(8):
-        world.wait(1.0)
-        world.send(session, f.Progress(fence(stream), 1, 0.5, ""))
-        world.send(other, f.Beat(1))
-    assert session.session_id in world.ns.sessions
-    for _ in range(4):
-        world.wait(1.0)
-        world.send(other, f.Beat(1))
-    assert session.session_id not in world.ns.sessions
-    assert world.task("t1").losses == 0  # an expired lease is no death
-    assert world.task("t1").state is TaskState.QUEUED
-
-
-def test_a_stall_of_the_daemon_costs_nobody_a_lease() -> None:
-    world = World()
-    session, stream = world.agent("a")
-    world.submit("t1")
-    world.mono += 6.0
-    world.fleet.stalled(6.0, world.ns.sessions.values(), world.mono)
-    world.ns.postpone_accepts(6.0)
-    world.sweep()
-    assert session.held
-    world.break_stream(session)  # the other side hung up while the daemon stood
-    world.wait(1.5, step=0.05)
-    assert session.session_id in world.ns.sessions
-    world.open(session, [c.Held(fence(stream), f.HeldPhase.RUNNING)])
-    assert world.task("t1").attempt == 1
-
-
-def test_the_mesh_suspects_itself_when_most_leases_end_together() -> None:
-    world = World()
-    for i in range(12):
-        world.agent(f"a{i}")
-    world.wait(3.75)
-    assert len(world.ns.sessions) == 12
-    assert world.fleet.braked
-    world.wait(4.0)
-    assert not world.ns.sessions
-
-
-def test_the_mesh_suspects_itself_again_after_everybody_had_come_back() -> None:
-    world = World()
-    sessions = [world.agent(f"a{n}")[0] for n in range(12)]
-    for _ in range(2):
-        world.wait(4.0)
-        assert world.fleet.braked
-        for session in sessions:
-            world.send(session, f.Beat(1))
-        world.wait(3.0)
-        for session in sessions:
-            world.send(session, f.Beat(2))
-        world.wait(1.0)
-        assert not world.fleet.braked
-    assert len(world.ns.sessions) == 12
 
 
 def test_an_assignment_that_is_not_accepted_goes_elsewhere_and_costs_nothing() -> None:

@@ -170,3 +170,9 @@ class World:
         task = self.ns.tasks.get(task_id) or self.ns.recent.get(task_id)
         assert task is not None
         return task
+
+
+def fence(stream: FakeStream, index: int = -1) -> bytes:
+    """Return the fence of one of the assignments that a stream got; the newest, if not told otherwise."""
+    value: bytes = stream.of(f.Assign)[index].fence
+    return value
