@@ -286,6 +286,7 @@ async def _listening(
                 None if local or certificate is None else certificate.context,
             )
             addresses["http_listen"] = http.address
+        parts.mesh.begin()
         await parts.server.start()
         yield addresses
     finally:

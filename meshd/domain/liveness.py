@@ -49,6 +49,7 @@ class Fleet:
         self.connected = 0
         """Sessions with an open stream."""
         self.hold_until_mono = 0.0
+        self._hold_s = 0.0
         self._sessions = 0
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
@@ -62,8 +63,16 @@ class Fleet:
         """Begin the hold after a start with so many restored sessions."""
         if restored:
             hold_ms = max(self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored)
-            self.hold_until_mono = now_mono + hold_ms / 1000
+            self._hold_s = hold_ms / 1000
+            self.hold_until_mono = now_mono + self._hold_s
             self._pace(restored)
+
+    def restart_hold(self, sessions: Iterable[Session], now_mono: float) -> None:
+        """Begin the hold anew, before any of the sessions could return."""
+        if self._hold_s:
+            self.hold_until_mono = now_mono + self._hold_s
+            for session in sessions:
+                self.restored(session)
 
     def restored(self, session: Session) -> None:
         """Let a restored session's lease end with the hold."""

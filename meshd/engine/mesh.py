@@ -112,6 +112,12 @@ class Mesh:
         if restored.tasks:
             self._turn()
 
+    def begin(self) -> None:
+        """Count time from now on, as agents can come from now on: a large state takes seconds to build."""
+        now = self._clock()
+        self.fleet.restart_hold(self.sessions(), now.mono)
+        self._last_turn_mono = now.mono
+
     # ---- asking
 
     def namespace(self, name: str) -> Namespace:

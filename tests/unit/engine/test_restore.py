@@ -9,7 +9,19 @@ from meshd.domain.limits import SessionRules
 from meshd.domain.liveness import Fleet
 from meshd.domain.machine import handle
 from meshd.domain.state import Counter
-from meshd.domain.values import NamespaceInfo, Now, Requirements, Task, TaskSpec, TaskState
+from meshd.domain.values import (
+    Agent,
+    AgentSpec,
+    AgentType,
+    Health,
+    NamespaceInfo,
+    Now,
+    Requirements,
+    Session,
+    Task,
+    TaskSpec,
+    TaskState,
+)
 from meshd.engine.restore import build
 from meshd.ports.store import Restored
 
@@ -24,3 +36,18 @@ def test_a_clock_that_was_set_back_makes_no_retry_wait_longer() -> None:
     ns = build(restored, rules, Fleet(rules), Counter(2), Random(1), Now(100.0, 1_000))["one"]
     handle(ns, [], Now(101.1, 2_100), Effects())
     assert task.state is TaskState.QUEUED
+
+
+def test_the_hold_counts_from_when_agents_can_return() -> None:
+    agent = Agent("one", AgentSpec("a", AgentType.WORKER), 0, Health.HEALTHY, 0, "")
+    session = agent.session = Session("s1", agent, b"", b"", 1, 0)
+    restored = Restored([NamespaceInfo("one", "", 0, 2)], [agent], [], 2, [], [], [], [], [], {})
+    rules = SessionRules()
+    fleet = Fleet(rules)
+    hold_s = rules.hold_min_ms / 1000
+    build(restored, rules, fleet, Counter(2), Random(1), Now(100.0, 1_000))
+    # A large state took longer than the hold to build.
+    listening_mono = 100.0 + hold_s + 1.0
+    fleet.restart_hold([session], listening_mono)
+    assert not fleet.expired([session], 1, listening_mono + hold_s)
+    assert fleet.expired([session], 1, listening_mono + hold_s + 0.01) == [session]
