@@ -119,7 +119,7 @@ class Agent:
         """Say goodbye and end."""
         self.world.note("%s says Bye", self)
         self.machine.leave()
-        self.machine.bye("the agent leaves")
+        self.machine.bye("the agent leaves" if self.world.rng.random() < 0.5 else "")
         self._flush()
         self.gone = True
         self._hang_up()
@@ -284,6 +284,13 @@ class Agent:
             for frame in batch:
                 if frame.HasField("decline") and self.world.rng.random() < 0.5:
                     frame.decline.retry_in.FromMilliseconds(self.world.rng.choice((200, 2_500)))
+                elif frame.HasField("accept") and self.world.rng.random() < 0.1:
+                    # Whoever reports works: it need not have said Accept before.
+                    fence = frame.accept.fence
+                    if self.world.rng.random() < 0.5:
+                        frame.progress.CopyFrom(pb.Progress(fence=fence, seq=self.world.rng.randrange(1, 4)))
+                    else:
+                        frame.output.CopyFrom(pb.Output(fence=fence, seq=1, chunk=b"piece"))
             self.link.up(batch)
 
     # ---- handlers

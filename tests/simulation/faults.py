@@ -72,7 +72,8 @@ def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
 
     world.time.after(event.amount * 5.0, back)
     if agent.link is not None:
-        agent.link.cut(0.0, 0.0)
+        # Often the next stream is there before the end of this one is.
+        agent.link.cut(event.amount * 0.5, 0.0)
 
 
 def _ask(world: World, agent: Agent, make: Callable[[object], c.Command]) -> None:
@@ -111,7 +112,8 @@ def _revoke(world: World, agent: Agent, event: Event) -> None:
 
 def _deregister(world: World, agent: Agent, event: Event) -> None:
     session_id = agent.machine.session_id if event.detail % 4 else "long over"
-    _ask(world, agent, lambda ticket: c.Deregister(ticket, agent.agent_id, session_id))
+    agent_id = agent.agent_id if event.detail % 3 else "somebody"
+    _ask(world, agent, lambda ticket: c.Deregister(ticket, agent_id, session_id))
 
 
 def _declare(world: World, agent: Agent, event: Event) -> None:

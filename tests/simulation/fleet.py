@@ -132,8 +132,17 @@ class Agents:
                 right = health is Health.DEAF
             elif session.bucket >= 0:
                 right = health is Health.HEALTHY
+            elif not session.takes_work:
+                right = health in (Health.HEALTHY, Health.SUSPECT)
             else:
-                right = health in (Health.DRAINING, Health.SUSPECT, Health.HEALTHY)
+                idles = session.slots == 0 and agent.spec.slots > 0
+                right = health is Health.SUSPECT or (
+                    health is Health.DRAINING and (bool(session.drained) or idles)
+                )
+            if session and health is Health.DRAINING and session.drained not in ("", agent.health_cause):
+                raise Violation(f"{name} is drained: {session.drained}, and shown is {agent.health_cause}")
+            if not agent.health_cause:
+                raise Violation(f"{name} counts as {health.name} and nobody says why")
             if not right:
                 raise Violation(f"{name} counts as {health.name} with {plain(session)}")
 

@@ -28,6 +28,7 @@ from meshd.ports.store import Restored
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
 from tests.simulation.plan import KINDS
+from tests.simulation.telling import Telling
 from tests.simulation.timeline import Violation
 from tests.simulation.timing import Timing
 
@@ -62,6 +63,7 @@ class Oracle:
         self.leases = Leases(world)
         self.timing = Timing(world)
         self.fleet = Agents()
+        self.telling = Telling()
         self.accepted: dict[tuple[str, str], bytes] = {}
         """(namespace, task id) -> digest of acknowledged submits."""
         self._taken: set[tuple[str, str]] = set()
@@ -115,6 +117,7 @@ class Oracle:
         self._writes = _size(out)
         self.leases.before(ns)
         self.fleet.before(ns, batch)
+        self.telling.before(ns, batch, out)
         self._keep.clear()
         for command in batch:
             if type(command) is c.OpenStream and command.takes_work:
@@ -142,6 +145,7 @@ class Oracle:
         """Check one turn of a namespace."""
         self.leases.after(daemon, ns, batch, now)
         self.fleet.check_watchers(ns, out)
+        self.telling.after(ns, batch, out, self.world.plan.settings.recent_tasks)
         if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
             self._quiet_turns += 1
             if self._quiet_turns % 8:

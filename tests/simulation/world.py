@@ -255,7 +255,9 @@ class World:
             known = self.disk.known(namespace, ids)
             specs = [_spec(task) for task in tasks]
             command = c.Submit(ticket, specs, "agent:x/y", known, seen, len(tasks) == 1)
-            daemon.later(self.time.now + self.rng.random() * 0.002, daemon.post, namespace, command)
+            # Where much is forgotten, some looks are long ago when the submit is handled.
+            wait_s = 2.0 if self.forgetful and self.rng.random() < 0.3 else 0.002
+            daemon.later(self.time.now + self.rng.random() * wait_s, daemon.post, namespace, command)
 
         def answered(results: list[c.Submitted | Refusal] | c.LookAgain) -> None:
             if isinstance(results, c.LookAgain):
@@ -304,7 +306,7 @@ class World:
     def start_drain(self, namespace: str, pattern: str, grace_ms: int, *, hand_over: bool) -> None:
         """Drain agents until it is lifted."""
         selector = AgentSelector(pattern)
-        drain = Drain(namespace, drain_id(selector), selector, "", "agent:x/y", 0)
+        drain = Drain(namespace, drain_id(selector), selector, f"for {pattern}", "agent:x/y", 0)
         which = namespace, drain.drain_id
         self.drains[which] = None
         before = self._lifted[which]
