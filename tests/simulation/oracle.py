@@ -39,12 +39,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
-STATES_OF_HELD = {
-    (TaskState.ASSIGNED, AttemptState.ASSIGNED),
-    (TaskState.ASSIGNED, AttemptState.STOPPING),
-    (TaskState.RUNNING, AttemptState.RUNNING),
-    (TaskState.RUNNING, AttemptState.STOPPING),
-}
+STATES_OF_HELD = {(state, AttemptState.STOPPING) for state in HELD_STATES}
+STATES_OF_HELD |= {(TaskState.ASSIGNED, AttemptState.ASSIGNED), (TaskState.RUNNING, AttemptState.RUNNING)}
 
 WHOLE_EVERY = 4
 """All invariants are checked over everything after so many turns that changed something, at a start and at the end."""
@@ -145,7 +141,7 @@ class Oracle:
         """Check one turn of a namespace."""
         self.leases.after(daemon, ns, batch, now)
         self.fleet.check_watchers(ns, out)
-        self.telling.after(ns, batch, out, self.world.plan.settings.recent_tasks)
+        self.telling.after(ns, batch, out, self.world.plan.settings.recent_tasks, now.mono)
         if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
             self._quiet_turns += 1
             if self._quiet_turns % 8:

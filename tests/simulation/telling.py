@@ -58,8 +58,11 @@ class Telling:
         }
         self._progress = {t: t.progress for t in held}
         self._ended_count = ns.ended_count
+        self._next_due = ns.next_due()
 
-    def after(self, ns: Namespace, batch: list[c.Command], out: Effects, recent_tasks: int) -> None:
+    def after(
+        self, ns: Namespace, batch: list[c.Command], out: Effects, recent_tasks: int, now_mono: float
+    ) -> None:
         """Judge what was told."""
         sends, closes, replies = self._marks
         told = out.sends[sends:]
@@ -67,7 +70,8 @@ class Telling:
         self._check_ends_of_streams(ns, batch, told, out.closes[closes:])
         self._check_cancels(ns, told)
         self._check_revokes(ns, batch, told)
-        if len(batch) == 1:
+        if len(batch) == 1 and self._next_due > now_mono:
+            # All that changed comes from this command: no timer was due.
             self._check_one(ns, batch[0], told, out)
 
     # ---- replies
