@@ -23,6 +23,8 @@ STALL_SLACK_S = 0.5
 SWEEP_S = 0.25
 """So much before or after the moment judged here a sweep may have come."""
 MASS = 10
+MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel, c.StartDrain)
+"""Commands after which, in the same turn, a loss need not count."""
 
 
 class Seen:
