@@ -1,6 +1,9 @@
 """Entry point of the `meshctl` script: starts the command line, or says how to install what it needs."""
 
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
 def main() -> int:
@@ -18,7 +21,15 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
 
-    return run()
+    return _leave(run())
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process here: in the interpreter's own end gRPC's threads have been seen to hang, after the last line."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
