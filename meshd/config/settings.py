@@ -181,7 +181,7 @@ class Settings:
     min_free_mib: int = _setting(
         64,
         "Storage",
-        "With less space than this left for data_dir, new work is refused.",
+        "With less space than this left for data_dir, new work is refused. Half as much is held in reserve, in a file of its own.",
         bounds=(1, 1_048_576),
     )
     max_uncommitted_mib: int = _setting(

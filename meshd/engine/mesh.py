@@ -382,7 +382,7 @@ class Mesh:
         self._turn()
 
     def _sweep(self) -> None:
-        if self.closing:
+        if self.closing or self.commits.failed:
             return
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         now = self._now()

@@ -141,10 +141,9 @@ class SqliteStore(SqliteReads):
 
         Join tokens, revocations and lifted drains that have meant nothing since then go too.
         """
+        self._durably(partial(self._sweep_records, ended_before_ms))
         swept = 0
         while swept < limit:
-            if not swept:
-                self._durably(partial(self._sweep_records, ended_before_ms))
             count = self._durably(partial(self._sweep_tasks, ended_before_ms, min(CHUNK, limit - swept)))
             swept += count
             if count < CHUNK:
@@ -187,7 +186,8 @@ class SqliteStore(SqliteReads):
                     raise
                 if not waiting:
                     log.warning(
-                        "the disk is full; nothing is acknowledged until there is space", error=str(error)
+                        "the disk is full; nothing is acknowledged until there is space: free some for data_dir",
+                        data_dir=str(self._directory),
                     )
                 waiting = True
                 time.sleep(FULL_RETRY_S)

@@ -52,9 +52,10 @@ class World:
         self.agents: list[Agent] = []
         self.specs: dict[tuple[str, str], TaskPlan] = {}
         self.drains: dict[tuple[str, str], None] = {}
-        self._lifting: Counter[tuple[str, str]] = Counter()
-        self._lifted: Counter[tuple[str, str]] = Counter()
         """Drains that somebody asked for and has not lifted."""
+        self._lifting: Counter[tuple[str, str]] = Counter()
+        """Lifts of a drain that have no reply yet."""
+        self._lifted: Counter[tuple[str, str]] = Counter()
         self.latency_s = settings.latency_s
         self.disk_stall_until = 0.0
         self.disk_fails = False

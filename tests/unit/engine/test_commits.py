@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,6 +39,15 @@ class CountingStore:
 def release(effects: Effects) -> None:
     for ticket, reply in effects.replies:
         cast("asyncio.Future[Any]", ticket).set_result(reply)
+
+
+def failing_commits(
+    store: CountingStore, release: Callable[[Effects], None], failures: list[StorageError]
+) -> Commits:
+    observer = SimpleNamespace(committed=lambda *_: None)
+    return Commits(
+        cast("Store", store), cast("Observer", observer), lambda _: None, release, failures.append, 0.0
+    )
 
 
 def commits_over(store: CountingStore, window_s: float, kind: type[Commits] = Commits) -> Commits:
@@ -117,15 +127,7 @@ async def test_a_bug_while_a_batch_is_made_ready_leaves_no_caller_waiting() -> N
             raise KeyError(len(writes.signing_keys))
 
     failures: list[StorageError] = []
-    observer = SimpleNamespace(committed=lambda *_: None)
-    commits = Commits(
-        cast("Store", BrokenStore()),
-        cast("Observer", observer),
-        lambda _: None,
-        release,
-        failures.append,
-        0.0,
-    )
+    commits = failing_commits(BrokenStore(), release, failures)
     async with asyncio.timeout(10):
         with pytest.raises(Refusal):
             await change(commits)
@@ -139,15 +141,7 @@ async def test_a_bug_while_effects_are_let_out_leaves_no_caller_waiting() -> Non
     def broken(effects: Effects) -> None:
         raise KeyError(len(effects.replies))
 
-    observer = SimpleNamespace(committed=lambda *_: None)
-    commits = Commits(
-        cast("Store", CountingStore()),
-        cast("Observer", observer),
-        lambda _: None,
-        broken,
-        failures.append,
-        0.0,
-    )
+    commits = failing_commits(CountingStore(), broken, failures)
     async with asyncio.timeout(10):
         with pytest.raises(Refusal):
             await change(commits)

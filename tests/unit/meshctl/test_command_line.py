@@ -37,6 +37,17 @@ def test_without_click_it_says_how_to_install(capfd: pytest.CaptureFixture[str])
     assert "pip install '.[meshctl]'" in capfd.readouterr().err
 
 
+def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:
+    program = (
+        "import sys, threading; threading.Thread(target=threading.Event().wait).start(); "
+        "from meshctl.__main__ import main; sys.exit(main())"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, "--version"], check=True, stdout=subprocess.PIPE, timeout=20
+    )
+    assert process.stdout.startswith(b"meshctl")
+
+
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     for name, (place, short_help) in app.COMMANDS.items():
         module, _, attribute = place.partition(":")

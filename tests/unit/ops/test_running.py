@@ -42,6 +42,19 @@ from meshd.__main__ import main
 sys.exit(main())
 """
 
+# Building its state and listening take long.
+SLOW_START = """
+import sys, time
+from meshd import daemon
+listen_socket = daemon.wire.listen_socket
+def slow(*arguments):
+    time.sleep(1.0)
+    return listen_socket(*arguments)
+daemon.wire.listen_socket = slow
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
 
 class Meshd:
     """A meshd on free ports, with everything it logged."""
@@ -125,6 +138,15 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
     assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
     assert log[0]["socket"] == f"unix:{meshd.socket_path}"
     assert not log[0]["listen"].endswith(":0")
+
+
+def test_a_slow_start_is_no_stall(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", SLOW_START)):
+        with meshd.channel() as channel:
+            assert next(watch(channel)).status == health_pb2.HealthCheckResponse.SERVING
+        meshd.process.send_signal(signal.SIGTERM)
+        _, log = meshd.end(5)
+        assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
 
 
 def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(
