@@ -5,13 +5,9 @@ Rule: all conditions of a filter must hold; an empty one holds always. Filters a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
 from typing import NamedTuple
 
-from meshd.domain.limits import SEARCHED_AT_ONCE
 from meshd.domain.placement.matching import label_test
-from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, AgentSpec, AgentType, Health, LabelCondition, Task, TaskState
 
 
@@ -87,16 +83,3 @@ def offered_slots(agent: Agent) -> int:
 def place_of(agent: Agent) -> str:
     """Return an agent's place in the order of lists."""
     return f"{agent.namespace}/{agent.spec.agent_id}"
-
-
-def first_agents(namespaces: Iterable[Namespace], wanted: AgentFilter, after: str, count: int) -> list[Agent]:
-    """Return up to so many agents that meet the conditions and come after a place, in order of place."""
-    found: list[Agent] = []
-    for ns in sorted(namespaces, key=lambda ns: f"{ns.name}/"):
-        prefix = f"{ns.name}/"
-        if after > prefix and not after.startswith(prefix):
-            continue
-        ordered = ns.agents_after(after.removeprefix(prefix) if after > prefix else "")
-        while len(found) < count and (searched := list(islice(ordered, SEARCHED_AT_ONCE))):
-            found += wanted.among(searched)
-    return found[:count]

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import chain
 
 from meshd.domain import census
+from meshd.domain.agent_index import AgentIndex
 from meshd.domain.drains import words_for
 from meshd.domain.placement.matching import fits
 from meshd.domain.placement.pools import Pool, load_bucket
@@ -17,7 +18,7 @@ OPEN_STATES = (TaskState.WAITING, TaskState.QUEUED, TaskState.ASSIGNED, TaskStat
 
 def violations(ns: Namespace) -> list[str]:
     """Return every broken invariant in words; empty when all hold."""
-    found = _queues_and_tasks(ns)
+    found = _queues_and_tasks(ns) + _agent_index(ns)
     for session in ns.sessions.values():
         found += _session(ns, session)
     for pool in ns.pools.by_requirements.values():
@@ -53,6 +54,17 @@ def _queues_and_tasks(ns: Namespace) -> list[str]:
         if held_by and held_by[0].session_id != task.session_id:
             found.append(f"{task_id} is held by a session other than its own")
     return found
+
+
+def _agent_index(ns: Namespace) -> list[str]:
+    anew = AgentIndex()
+    for agent in ns.agents.values():
+        anew.add(agent)
+    return [
+        f"the index of agents is wrong {name}"
+        for name, kept in vars(ns.agent_index).items()
+        if kept != vars(anew)[name]
+    ]
 
 
 def _session(ns: Namespace, session: Session) -> list[str]:

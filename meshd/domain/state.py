@@ -7,13 +7,12 @@ exactly while it is QUEUED; a task that is ASSIGNED or RUNNING is in ``held`` of
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from enum import IntEnum
 from itertools import count
 from math import inf
 
+from meshd.domain.agent_index import AgentIndex
 from meshd.domain.drains import Drain
 from meshd.domain.effects import Effects, Stream
 from meshd.domain.frames import Feature
@@ -82,8 +81,7 @@ class Namespace:
         """Rises with every end; tells how far ``recent`` moved since a look into the store."""
         self.agents: dict[str, Agent] = {}
         """None is ever removed."""
-        self.agent_order: list[str] = []
-        """Their ids in order, for lists by pages."""
+        self.agent_index = AgentIndex()
         self.sessions: dict[str, Session] = {}
         self.drains: dict[str, Drain] = {}
         """Drains in force, by id."""
@@ -171,12 +169,7 @@ class Namespace:
     def add_agent(self, agent: Agent) -> None:
         """Take in an agent that is not known yet."""
         self.agents[agent.spec.agent_id] = agent
-        insort(self.agent_order, agent.spec.agent_id)
-
-    def agents_after(self, agent_id: str) -> Iterator[Agent]:
-        """Yield the agents whose ids come after one, in order of id."""
-        for known in self.agent_order[bisect_right(self.agent_order, agent_id) :]:
-            yield self.agents[known]
+        self.agent_index.add(agent)
 
     def set_health(self, agent: Agent, health: Health, cause: str, now: Now, out: Effects) -> None:
         """Change an agent's health with its cause; durable with the agent's next write."""

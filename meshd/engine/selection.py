@@ -1,20 +1,27 @@
-"""What a selector of agents finds, and waiting until those hold nothing.
+"""What filters and selectors of agents find, and waiting until those hold nothing.
 
 Rule: one look at all agents of a namespace takes tens of milliseconds when they are ten thousand; between two of them
-others have their turn.
+others have their turn, and in a list's after every few milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from meshd.domain.discovery import AgentFilter
 from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent
 
 LOOK_INTERVAL_S = 0.1
 """People wait for the answer, not agents."""
+
+
+LOOK_S = 0.002
+"""How long a list looks for agents before others have their turn."""
 
 
 class BusyAgent(NamedTuple):
@@ -32,6 +39,28 @@ class Selection(NamedTuple):
     held_attempts: int
     busy: list[BusyAgent]
     """Ordered by id."""
+
+
+async def first_agents(
+    namespaces: Iterable[Namespace], wanted: AgentFilter, after: str, count: int
+) -> list[Agent]:
+    """Return up to so many agents that meet the conditions now and come after a place, in order of place."""
+    found: list[Agent] = []
+    begin_mono = time.monotonic()
+    for ns in sorted(namespaces, key=lambda ns: f"{ns.name}/"):
+        prefix = f"{ns.name}/"
+        if after > prefix and not after.startswith(prefix):
+            continue
+        for part in ns.agent_index.matching(wanted, after.removeprefix(prefix) if after > prefix else ""):
+            found += part
+            if len(found) >= count:
+                return found[:count]
+            if time.monotonic() - begin_mono > LOOK_S:
+                await asyncio.sleep(0)
+                # Some may have changed meanwhile.
+                found = wanted.among(found)
+                begin_mono = time.monotonic()
+    return found
 
 
 def select(ns: Namespace, selector: AgentSelector) -> Selection:

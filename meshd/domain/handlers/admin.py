@@ -20,7 +20,7 @@ def declare(ns: Namespace, command: Declare, now: Now, out: Effects) -> None:
         ns.add_agent(agent)
         ns.set_health(agent, Health.DECLARED, cause, now, out)
     elif agent.session is None and agent.spec != command.spec:
-        agent.spec = command.spec
+        ns.agent_index.replace(agent, command.spec)
         ns.agent_changed(agent, out)
     out.writes.agents[ns.name, agent_id] = agent
     out.replies.append((command.ticket, Declared(agent, created)))

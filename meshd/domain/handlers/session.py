@@ -49,8 +49,9 @@ def register(ns: Namespace, command: Register, now: Now, out: Effects) -> None:
     if agent is None:
         agent = Agent(ns.name, command.spec, now.wall_ms, Health.DECLARED, now.wall_ms, "")
         ns.add_agent(agent)
-    _inherit(agent.spec, command.spec)
-    agent.spec = command.spec
+    else:
+        _inherit(agent.spec, command.spec)
+        ns.agent_index.replace(agent, command.spec)
     lease = ns.fleet.lease_of(agent.spec)
     session = Session(
         command.session_id,

@@ -14,14 +14,14 @@ from agentmesh.v1 import registry_service_pb2_grpc as pb_grpc
 from meshd.domain import census
 from meshd.domain import commands as c
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
-from meshd.domain.discovery import AgentFilter, first_agents, place_of
+from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.drains import Drain, drain_id
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import AgentType
 from meshd.engine.mesh import Entry, Mesh
-from meshd.engine.selection import other_drains, progress_of, select, until_idle
+from meshd.engine.selection import first_agents, other_drains, progress_of, select, until_idle
 from meshd.wire import page_token, validate
 from meshd.wire.codec import agents as codec
 from meshd.wire.codec import drains as drain_codec
@@ -124,7 +124,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         conditions = repr((request.namespace, _in_order(wanted)))
         after = page_token.decode("agents", conditions, request.page_token) if request.page_token else ""
         # One more than the page tells whether there is another.
-        first = first_agents(namespaces(self._mesh, current_call()), wanted, after, size + 1)
+        first = await first_agents(namespaces(self._mesh, current_call()), wanted, after, size + 1)
         epochs = {name: ns.info.epoch for name, ns in self._mesh.namespaces.items()}
         page = fitting(codec.agent_to(agent, epochs[agent.namespace]) for agent in first[:size])
         response = pb.ListAgentsResponse(agents=page)

@@ -13,13 +13,14 @@ from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import task_pb2
 from meshd.domain.access import Call
 from meshd.domain.commands import Cancel, Submitted
-from meshd.domain.discovery import AgentFilter, first_agents, place_of
+from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.errors import Refusal
 from meshd.domain.explain import explain
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, Task, TaskSpec, TaskState
 from meshd.engine.mesh import Entry, Mesh
+from meshd.engine.selection import first_agents
 from meshd.engine.submission import Submission, new_task_id
 from meshd.engine.watch import OutputPiece, ProgressNote
 from meshd.ports.store import TaskFilter
@@ -232,7 +233,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
                 raise agent_not_found(call.namespace, wanted)
         else:
             # One more than the page tells whether there is another.
-            first = first_agents(chosen, AgentFilter(), after, size + 1)
+            first = await first_agents(chosen, AgentFilter(), after, size + 1)
         page = fitting(_workload(agent) for agent in first[:size])
         response = pb.GetWorkloadResponse(workloads=page)
         if len(page) < len(first):

@@ -1,16 +1,40 @@
-"""Looks at all agents of a namespace leave others their turns."""
+"""Lists of agents: in one order over all namespaces, page by page. Looks at a whole fleet leave others their turns."""
 
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
+from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.drains import AgentSelector, Drain, drain_id
-from meshd.engine.selection import other_drains, progress_of, until_idle
+from meshd.domain.limits import SessionRules
+from meshd.domain.liveness import Fleet
+from meshd.domain.state import Counter, Namespace
+from meshd.domain.values import Agent, AgentSpec, AgentType, Health, NamespaceInfo
+from meshd.engine import selection
+from meshd.engine.selection import first_agents, other_drains, progress_of, until_idle
 from tests.unit.domain.world import World
 
 pytestmark = pytest.mark.anyio
+
+NAMES = ("a", "a-b", "ab", "b")
+"""In the order of places "a-b/x" comes before "a/x"."""
+LOST = AgentFilter(health=frozenset((Health.LOST,)))
+
+
+def fleets(agents: int) -> list[Namespace]:
+    """Namespaces whose agents came in any order; every third is lost."""
+    rules = SessionRules()
+    made = []
+    for name in NAMES:
+        ns = Namespace(NamespaceInfo(name, "", 0, 1), rules, Fleet(rules), Counter(1), Random(1))
+        for number in Random(name).sample(range(agents), agents):
+            health = Health.LOST if number % 3 == 0 else Health.HEALTHY
+            ns.add_agent(Agent(name, AgentSpec(f"x-{number}", AgentType.WORKER), 0, health, 0, ""))
+        made.append(ns)
+    return made
 
 
 def world_with_drains(*patterns: str) -> World:
@@ -57,3 +81,35 @@ async def test_waiting_ends_when_the_time_is_over_or_nothing_is_held() -> None:
     world.submit("t1")
     assert (await until_idle(world.ns, AgentSelector("w*"), 0.0)).held_attempts == 1
     assert (await until_idle(world.ns, AgentSelector("x*"), 60.0)).held_attempts == 0
+
+
+async def test_pages_follow_the_order_of_places_and_miss_nobody() -> None:
+    namespaces = fleets(700)
+    places = sorted(
+        place_of(agent) for ns in namespaces for agent in ns.agents.values() if LOST.matches(agent)
+    )
+    for size in (1_000, 7):
+        found: list[str] = []
+        while page := await first_agents(namespaces, LOST, found[-1] if found else "", size):
+            assert len(page) <= size
+            assert len(found) < len(places), "an agent is on two pages"
+            found += map(place_of, page)
+        assert found == places
+
+
+async def test_a_list_leaves_others_their_turn_and_shows_nobody_who_changed_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selection, "LOOK_S", 0.0)
+    namespaces = fleets(700)
+    first = namespaces[1].agents["x-0"]
+
+    def recover() -> None:
+        first.health = Health.HEALTHY
+
+    asyncio.get_running_loop().call_soon(recover)
+    found = await first_agents(namespaces, LOST, "", 1_000)
+    assert first.health is Health.HEALTHY
+    assert found
+    assert first not in found
+    assert all(map(LOST.matches, found))
