@@ -34,6 +34,7 @@ from bench.load import issue
 AT_ONCE = 32
 """Agents of a process that connect at the same time."""
 CAPABILITIES = 100
+ZONES = 5
 
 
 class Fleet:
@@ -68,8 +69,8 @@ class Member:
         self.spec = agent_pb2.AgentSpec(
             agent_id=f"fleet-{number:05}",
             type=agent_pb2.AGENT_TYPE_WORKER,
-            capabilities=["fleet", f"skill-{number % CAPABILITIES}"],
-            labels={"rack": str(number // 20), "zone": f"z{number % 5}"},
+            capabilities=["fleet", f"skill-{number % CAPABILITIES}", f"team-{number // 20}"],
+            labels={"rack": str(number // 20), "zone": f"z{number % ZONES}"},
             slots=4,
         )
         self.session: Any = None

@@ -23,6 +23,7 @@ from typing import Any
 import grpc.aio
 
 from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc, requirements_pb2
+from bench.fleet import ZONES
 from bench.load import percentiles_ms
 from bench.processes import BUILD, LOAD_CORE, SERVER_CORE, cpu_s, end, first_line, start
 from bench.rounds import measure
@@ -33,20 +34,26 @@ SETTLE_S = 10.0
 REST_S = 20.0
 SEARCHES = 500
 LOADED_TASKS = 50_000
-DISCOVERY: dict[str, registry_service_pb2.ListAgentsRequest] = {
-    "one of 100 skills": registry_service_pb2.ListAgentsRequest(capabilities=["skill-7"], page_size=20),
-    "a label": registry_service_pb2.ListAgentsRequest(
-        labels=[
-            requirements_pb2.LabelCondition(
-                label="rack", operator=requirements_pb2.LABEL_OPERATOR_IN, values=["77"]
-            )
-        ],
-        page_size=20,
-    ),
-    "an id's beginning": registry_service_pb2.ListAgentsRequest(text_prefix="fleet-0090", page_size=20),
-    "free slots": registry_service_pb2.ListAgentsRequest(
-        min_free_slots=4, health=[agent_pb2.HEALTH_HEALTHY], page_size=20
-    ),
+SPARE_AGENTS = 5
+"""Declared and never run, last in the order of ids: what only they meet is found after a look at the whole fleet."""
+
+
+def _label(label: str, operator: requirements_pb2.LabelOperator.ValueType, *values: str) -> Any:
+    return requirements_pb2.LabelCondition(label=label, operator=operator, values=values)
+
+
+DISCOVERY: dict[str, dict[str, Any]] = {
+    "one of 100 skills": {"capabilities": ["skill-7"]},
+    "a skill of 20 agents": {"capabilities": ["team-77"]},
+    "a label": {"labels": [_label("rack", requirements_pb2.LABEL_OPERATOR_IN, "77")]},
+    "an id's beginning": {"text_prefix": "fleet-0090"},
+    "free slots": {"min_free_slots": 4, "health": [agent_pb2.HEALTH_HEALTHY]},
+    "a rare health": {"health": [agent_pb2.HEALTH_DECLARED]},
+    "a label's other values": {
+        "labels": [_label("zone", requirements_pb2.LABEL_OPERATOR_NOT_IN, *(f"z{n}" for n in range(ZONES)))]
+    },
+    "without a label": {"labels": [_label("rack", requirements_pb2.LABEL_OPERATOR_NOT_EXISTS)]},
+    "nobody": {"any_capabilities": ["fleet"], "min_free_slots": 5},
 }
 Figures = dict[str, Any]
 
@@ -174,8 +181,9 @@ async def _search(address: str) -> Figures:
     found: Figures = {}
     async with grpc.aio.insecure_channel(address) as channel:
         registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
-        for name, request in DISCOVERY.items():
+        for name, conditions in DISCOVERY.items():
             spent_s = []
+            request = registry_service_pb2.ListAgentsRequest(page_size=20, **conditions)
             for _ in range(SEARCHES):
                 begin = time.monotonic()
                 answer = await registry.ListAgents(request)
@@ -192,6 +200,7 @@ def run_fleet(agents: int) -> Figures:
         begin = time.monotonic()
         with fleet(server, agents) as parts:
             figures["connect_s"] = time.monotonic() - begin
+            asyncio.run(_declare_spares(server.operator))
             for name in ("as connected", "after a restart"):
                 # The new pace arrives with the next beats.
                 time.sleep(SETTLE_S)
@@ -213,6 +222,15 @@ def run_fleet(agents: int) -> Figures:
             health = {c.health: c.count for c in server.status().namespaces[0].agents}
             figures["healthy_at_the_end"] = health.get(agent_pb2.HEALTH_HEALTHY, 0)
     return figures
+
+
+async def _declare_spares(operator: str) -> None:
+    async with grpc.aio.insecure_channel(operator) as channel:
+        registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        for number in range(SPARE_AGENTS):
+            spec = agent_pb2.AgentSpec(agent_id=f"spare-{number}", type=agent_pb2.AGENT_TYPE_WORKER)
+            request = registry_service_pb2.DeclareAgentRequest(namespace="default", spec=spec)
+            await registry.DeclareAgent(request)
 
 
 def _kill_and_wait(server: Meshd, parts: list[subprocess.Popen[str]], agents: int) -> Figures:
