@@ -31,7 +31,10 @@ FOREVER_S = 1e12
 
 
 class Caller:
-    """A channel and how calls are made over it. All coroutines run on the gRPC thread."""
+    """The channels and how calls are made over them. All coroutines run on the gRPC thread.
+
+    Calls that the daemon holds open have a channel of their own, so that a thousand waits leave room for a submit.
+    """
 
     def __init__(
         self,
@@ -47,13 +50,14 @@ class Caller:
         self._retry_for_s = retry_for_s
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: dict[bool, grpc.aio.Channel] = {}
 
-    def channel(self) -> grpc.aio.Channel:
-        """The channel, opened with the first call."""
-        if self._channel is None:
-            self._channel = open_channel(self._target)
-        return self._channel
+    def channel(self, *, held: bool = False) -> grpc.aio.Channel:
+        """The channel for such calls, opened with the first: `held` are those that wait or watch."""
+        channel = self._channels.get(held)
+        if channel is None:
+            channel = self._channels[held] = open_channel(self._target, held=held)
+        return channel
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Metadata for the next call."""
@@ -74,16 +78,19 @@ class Caller:
         *,
         deadline_s: float | None = None,
         timeout_s: float = TRY_TIMEOUT_S,
+        held: bool = False,
     ) -> R:
         """Calls until an answer comes or `deadline_s` is over; the last error is raised then.
 
-        The first try is always made, and may take `timeout_s`.
+        The first try is always made, and may take `timeout_s`. `held` is for a call that the daemon answers when something
+        happens.
         """
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
         backoff = self.backoff()
         while True:
             try:
-                return await method(self.channel())(request, timeout=timeout_s, metadata=self.metadata())
+                stub = method(self.channel(held=held))
+                return await stub(request, timeout=timeout_s, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
                 await self.pause_or_raise(from_rpc_error(error), backoff, deadline_s)
 
@@ -104,7 +111,7 @@ class Caller:
         await self._clock.sleep(seconds)
 
     async def close(self) -> None:
-        """Closes the channel; calls in flight end."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
+        """Closes the channels; calls in flight end."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
             await asyncio.shield(channel.close())

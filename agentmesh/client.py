@@ -461,6 +461,7 @@ class Mesh(DrainCalls):
                 request,
                 deadline_s=deadline_s,
                 timeout_s=slice_s + TRY_TIMEOUT_S,
+                held=True,
             )
             task = answer.task
             if task.state in TERMINAL_STATES:

@@ -8,6 +8,7 @@ that a command line which only prints its help stays fast.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import stat
@@ -30,6 +31,8 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 #: Each ping costs the daemon as much as one of its own, and an agent's frames tell it most of what they would.
 CALLS_KEEPALIVE_MS = 1_000
 AGENT_KEEPALIVE_MS = 10_000
+#: Connections among which a channel spreads calls that wait: a connection carries only as many calls as the daemon allows.
+HELD_CONNECTIONS = 100
 #: Largest payload inside a message.
 MAX_INLINE_BYTES = 256 * 1024
 
@@ -112,11 +115,28 @@ def channel_options(keepalive_ms: int = CALLS_KEEPALIVE_MS) -> list[tuple[str, i
     ]
 
 
-def open_channel(target: Target, keepalive_ms: int = CALLS_KEEPALIVE_MS) -> grpc.aio.Channel:
-    """An asyncio channel; it connects with the first call. Call it on the loop that will use the channel."""
+def held_call_options() -> list[tuple[str, int | str]]:
+    """Options of a channel for calls that wait or watch: it opens a further connection when all it has are full."""
+    scaling = {"connectionScaling": {"maxConnectionsPerSubchannel": HELD_CONNECTIONS}}
+    return [
+        ("grpc.service_config", json.dumps(scaling)),
+        ("grpc.max_connections_per_subchannel_cap", HELD_CONNECTIONS),
+    ]
+
+
+def open_channel(
+    target: Target, keepalive_ms: int = CALLS_KEEPALIVE_MS, *, held: bool = False
+) -> grpc.aio.Channel:
+    """An asyncio channel; it connects with the first call. Call it on the loop that will use the channel.
+
+    `held` is for calls that wait or watch. Without it the channel has one connection, and the daemon says how many calls
+    may be open on it: that is how an overloaded daemon holds callers back.
+    """
     import grpc.aio
 
-    options = _options_for(target, keepalive_ms)
+    options: list[tuple[str, int | str]] = [*_options_for(target, keepalive_ms)]
+    if held:
+        options += held_call_options()
     if not target.uses_tls:
         _refuse_open_plaintext(target)
         return grpc.aio.insecure_channel(target.address, options=options)

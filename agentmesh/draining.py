@@ -83,6 +83,7 @@ class DrainCalls(ABC):
                     request,
                     deadline_s=deadline_s,
                     timeout_s=slice_s + TRY_TIMEOUT_S,
+                    held=True,
                 )
             )
             if not answer.agents.held_attempts:

@@ -58,7 +58,7 @@ class _Stream(Generic[R]):
     async def read(self) -> R | None:
         """The next message; None when the stream broke and may be opened again. MeshError when it may not."""
         if self._call is None:
-            self._call = self._start(self._caller.channel())
+            self._call = self._start(self._caller.channel(held=True))
         try:
             message = await self._call.read()
             if message is not grpc.aio.EOF:

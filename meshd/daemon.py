@@ -236,7 +236,7 @@ def _compose(
     )
     sessions = sum(agent.session is not None for agent in restored.agents)
     keepalive_ms = ping_interval_ms(settings.keepalive_ms, sessions)
-    server = wire.new_server([chain], keepalive_ms)
+    server = wire.new_server([chain], keepalive_ms, settings.max_calls_per_connection)
     open_calls = wire.open_calls_of_newest_server()
     streams = SessionStreams(mesh, authority)
     known = KnownTasks(store, mesh.commits)

@@ -169,6 +169,13 @@ class Settings:
         " when meshd knows more than 2,000 sessions then.",
         bounds=(500, 600_000),
     )
+    max_calls_per_connection: int = _setting(
+        100,
+        "Sessions",
+        "Calls and streams that one connection may have open; further ones wait at the client. Raise it for a proxy that"
+        " sends the calls of many clients over few connections.",
+        bounds=(8, 65_536),
+    )
     max_reconnect_backoff_ms: int = _setting(
         1_000, "Sessions", "Longest pause of an agent between two attempts to connect.", bounds=(50, 60_000)
     )

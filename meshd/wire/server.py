@@ -28,10 +28,6 @@ ENVELOPE_BYTES: Final = 64 * KIB
 
 MAX_METADATA_BYTES: Final = 8 * KIB
 
-MAX_STREAMS_PER_CONNECTION: Final = 1_024
-"""Bounds what a flood of opened and reset streams costs the other connections (CVE-2023-44487), and stays above what
-one process needs: gRPC clients share a connection, so a thousand agents in one process are a thousand streams on it."""
-
 LIFELINES: Final = frozenset({"RegisterAgent", "RenewToken", "Work", "Heartbeat"})
 """Methods by which agents come and stay: each has a queue of its own, so that no flood of other calls is before them."""
 
@@ -51,15 +47,24 @@ class Certificate(NamedTuple):
     key_pem: bytes
 
 
-def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms: int) -> grpc.aio.Server:
-    """Return a server without services and addresses; pings every peer at the given pace."""
+def new_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor], keepalive_ms: int, max_calls_per_connection: int
+) -> grpc.aio.Server:
+    """Return a server without services and addresses; pings every peer at the given pace.
+
+    What a connection may have open bounds what a flood on it costs the others, opened and reset streams included
+    (CVE-2023-44487): beyond it calls wait at their client, which costs this server nothing.
+    """
     options: list[tuple[str, int]] = [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + ENVELOPE_BYTES),
         # The core refuses at random between a soft and a hard limit; equal limits make it predictable.
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_concurrent_streams", max_calls_per_connection),
+        # An answered call counts in the core until Python has let go of it, some turns later, while its client starts the
+        # next one: without room for those, more than half of a busy connection's calls were refused as UNAVAILABLE.
+        ("grpc.http2.max_deallocating_streams", max_calls_per_connection),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
         ("grpc.enable_channelz", 1),

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def server() -> AsyncIterator[grpc.aio.Server]:
-    made = wire.new_server([], keepalive_ms=1_000)
+    made = wire.new_server([], keepalive_ms=1_000, max_calls_per_connection=100)
     health = HealthService(["a.Service"])
     health.set_serving(True)
     health_pb2_grpc.add_HealthServicer_to_server(health, made)
@@ -108,7 +108,7 @@ async def test_port_zero_picks_one_and_says_which(server: grpc.aio.Server) -> No
 
 async def test_a_port_in_use_is_never_shared(server: grpc.aio.Server) -> None:
     address = wire.listen_tcp(server, "127.0.0.1:0", None)
-    other = wire.new_server([], keepalive_ms=1_000)
+    other = wire.new_server([], keepalive_ms=1_000, max_calls_per_connection=100)
     with pytest.raises(StartError, match=f"listen {address}: another process has this port"):
         wire.listen_tcp(other, address, None)
     await other.stop(0)

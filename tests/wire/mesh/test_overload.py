@@ -12,9 +12,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from agentmesh.v1 import namespace_service_pb2, session_pb2
 from agentmesh.v1 import scheduler_service_pb2 as pb
+from meshd.config import Settings
 from tests.wire.mesh.conftest import RunningMesh, reason_of
 
 pytestmark = pytest.mark.anyio
+LIMIT = Settings().max_calls_per_connection
 FLOOD = 100_000
 """Open calls that the core is made to report."""
 
@@ -83,3 +85,19 @@ async def test_what_the_core_counts_as_open_is_what_is_under_way(mesh: RunningMe
     for wait in waits:
         wait.cancel()
     await until_equal(1)
+
+
+async def test_calls_beyond_what_a_connection_carries_wait_and_none_fails(mesh: RunningMesh) -> None:
+    await mesh.submit("t1")
+    stubs = mesh.stubs()
+    request = pb.GetTaskRequest(namespace="default", task_id="t1")
+    most_open = 0
+
+    async def caller() -> None:
+        nonlocal most_open
+        for _ in range(3):
+            await stubs.scheduler.GetTask(request)
+            most_open = max(most_open, mesh.parts.open_calls())
+
+    await asyncio.gather(*(caller() for _ in range(4 * LIMIT)))
+    assert 1 < most_open <= LIMIT
