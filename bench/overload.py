@@ -1,7 +1,9 @@
 """Overload, measured: `python -m bench.overload`. Finds what meshd can do, then offers up to ten times as much.
 
 meshd has core 0, the flood and a fleet of agents share core 1. Goodput is tasks taken durably a second; results that the
-agents brought back are shown beside it. One meshd lives through all steps, so its memory is comparable between them.
+agents brought back are shown beside it. The peak is the best of several closed loops. One meshd lives through all steps,
+and its memory is the most of each step, so that it is comparable between them. What a call met is told apart: answered,
+refused (with a type or without), held by the server past its deadline, or never sent for want of a free stream.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from bench.processes import LOAD_CORE, cpu_s, end, first_line, meshd, start
 TOKENS = 8
 
 
-def memory_mib(pid: int, field: str = "VmRSS") -> float:
-    """Return a process's resident memory."""
+def forget_most_memory(pid: int) -> None:
+    """Let the kernel count the most of a process's resident memory from here on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def most_memory_mib(pid: int) -> float:
+    """Return the most resident memory that a process had since."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field):
+        if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} of process {pid}")
+    raise RuntimeError(f"no VmHWM of process {pid}")
 
 
 class Steps:
@@ -39,7 +46,6 @@ class Steps:
         self._address = address
         self._fleet = fleet
         self._tokens = tokens
-        self._acked = 0
 
     def agents(self) -> dict[str, Any]:
         """Ask the fleet."""
@@ -51,6 +57,7 @@ class Steps:
     def run(self, name: str, seconds: float, batch: int, *load: str) -> dict[str, Any]:
         """Run one flood and print its line."""
         before, cpu = self.agents(), cpu_s(self._server.pid)
+        forget_most_memory(self._server.pid)
         begin = time.monotonic()
         flood = start(
             LOAD_CORE,
@@ -76,11 +83,12 @@ class Steps:
             "silence_s": after["silence_s"],
             "streams_ended": after["streams_ended"],
             "cpu": (cpu_s(self._server.pid) - cpu) / wall,
-            "rss_mib": memory_mib(self._server.pid),
+            "rss_mib": most_memory_mib(self._server.pid),
         }
-        answered = {s: n for s, n in statuses.items() if s not in ("OK", "NEVER SENT", "DEADLINE_EXCEEDED")}
-        refused = sum(answered.values())
-        figures["typed"] = answered.get("RESOURCE_EXHAUSTED + RetryInfo", 0) / refused if refused else None
+        refused = sum(n for s, n in statuses.items() if s not in ("OK", "NEVER SENT", "DEADLINE_EXCEEDED"))
+        figures["refused"] = refused
+        figures["typed"] = statuses.get("RESOURCE_EXHAUSTED + RetryInfo", 0) / refused if refused else None
+        figures["held"] = statuses.get("DEADLINE_EXCEEDED", 0) / figures["offered"]
         show(figures)
         return figures
 
@@ -91,7 +99,8 @@ def show(f: dict[str, Any]) -> None:
     p99_ms = f["ok_ms"]["p99"] if f["ok_ms"] else float("nan")
     print(
         f"{f['name']:11} {f['offered'] / f['seconds']:8,.0f} calls/s offered  goodput {f['goodput']:7,.0f}  "
-        f"results {f['results']:7,.0f} tasks/s  p99 {p99_ms:5,.0f} ms  typed {typed:>6}  RSS {f['rss_mib']:4.0f} MiB  "
+        f"results {f['results']:7,.0f} tasks/s  p99 {p99_ms:5,.0f} ms  refused {f['refused']:6,} typed {typed:>6}  "
+        f"held past the deadline {f['held']:.1%}  RSS {f['rss_mib']:4.0f} MiB  "
         f"CPU {f['cpu']:4.0%}  open {f['max_open']:6}  agents' longest silence {f['silence_s']:.1f} s, "
         f"lost {f['streams_ended']}  {f['statuses']}",
         flush=True,
@@ -118,7 +127,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--in-flight", type=int, default=256, help="calls in flight while the peak is sought")
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        nargs="+",
+        default=[64, 256, 1024],
+        help="open calls while the peak is sought",
+    )
     parser.add_argument("--times", type=float, nargs="+", default=[1, 2, 5, 10])
     options = parser.parse_args()
     with meshd() as (server, address):
@@ -134,9 +149,11 @@ def main() -> None:
             steps = Steps(server, address, fleet, tokens)
             connections = ("--connections", str(options.connections))
             steps.run("warm", 2, options.batch, "--in-flight", "64", *connections)
-            peak = steps.run(
-                "peak", options.seconds, options.batch, "--in-flight", str(options.in_flight), *connections
-            )
+            peaks = [
+                steps.run(f"{n} open", options.seconds, options.batch, "--in-flight", str(n), *connections)
+                for n in options.in_flight
+            ]
+            peak = max(peaks, key=lambda step: step["goodput"])
             rate = peak["goodput"] / options.batch
             for times in options.times:
                 last = steps.run(
@@ -146,12 +163,15 @@ def main() -> None:
                     *("--rate", str(rate * times)),
                     *connections,
                 )
-            steps.run("afterwards", 2, options.batch, "--rate", str(rate / 2), *connections)
+            after = steps.run("afterwards", 2, options.batch, "--rate", str(rate / 2), *connections)
         finally:
             end(fleet)
     print(
         f"\ngoodput at {options.times[-1]:g} times: {last['goodput'] / peak['goodput']:.0%} of the peak; "
-        f"RSS {last['rss_mib'] / peak['rss_mib']:.2f} of the peak's"
+        f"RSS {last['rss_mib'] / peaks[-1]['rss_mib']:.2f} of the peak's; "
+        f"held past the deadline {last['held']:.1%} of the calls; typed "
+        + ("none refused" if last["typed"] is None else f"{last['typed']:.1%}")
+        + f"; agents lost {last['streams_ended']}; half the peak afterwards: {after['goodput'] / (peak['goodput'] / 2):.0%} of it"
     )
 
 
