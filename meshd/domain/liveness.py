@@ -69,10 +69,9 @@ class Fleet:
 
     def restart_hold(self, sessions: Iterable[Session], now_mono: float) -> None:
         """Begin the hold anew, before any of the sessions could return."""
-        if self._hold_s:
-            self.hold_until_mono = now_mono + self._hold_s
-            for session in sessions:
-                self.restored(session)
+        self.hold_until_mono = now_mono + self._hold_s
+        for session in sessions:
+            self.restored(session)
 
     def restored(self, session: Session) -> None:
         """Let a restored session's lease end with the hold."""

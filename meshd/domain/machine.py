@@ -40,6 +40,6 @@ def handle(ns: Namespace, batch: list[c.Command], now: Now, out: Effects) -> Non
 
 
 def expire(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None:
-    """Apply a sweep of leases; ``expired`` comes from the fleet."""
+    """Apply a sweep of leases; ``expired`` are those of this namespace that the fleet found."""
     sweep(ns, expired, now, out)
     handle(ns, [], now, out)

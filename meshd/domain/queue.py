@@ -20,13 +20,11 @@ PRIORITIES = 10
 class TaskQueue:
     """Queued tasks of one requirement set."""
 
-    __slots__ = ("_fresh", "_returned", "_stale", "_top", "size")
+    __slots__ = ("_fresh", "_returned", "_top", "size")
 
     def __init__(self) -> None:
         self._fresh: list[deque[Task]] = [deque() for _ in range(PRIORITIES)]
         self._returned: list[list[tuple[int, Task]]] = [[] for _ in range(PRIORITIES)]
-        self._stale = False
-        """True when there may be entries of tasks that are no longer QUEUED."""
         self._top = 0
         """No priority above this one has entries."""
         self.size = 0
@@ -47,14 +45,9 @@ class TaskQueue:
     def removed(self) -> None:
         """Note that a task in here is no longer QUEUED; its entry goes when it comes to the head."""
         self.size -= 1
-        self._stale = True
 
     def head(self) -> Task | None:
         """Return the next task without taking it."""
-        if self.size == 0:
-            if self._stale:
-                self._drop_stale()
-            return None
         task = self._head_of(self._top)
         while task is None and self._top:
             self._top -= 1
@@ -62,15 +55,13 @@ class TaskQueue:
         return task
 
     def pop(self) -> Task:
-        """Take the task that ``head`` returns."""
+        """Take the task that ``head`` returns. Raises IndexError when there is none."""
         task = self.head()
-        if task is None:
-            raise IndexError("pop from an empty queue")
         fresh = self._fresh[self._top]
         if fresh and fresh[0] is task:
-            fresh.popleft()
+            task = fresh.popleft()
         else:
-            heapq.heappop(self._returned[self._top])
+            _, task = heapq.heappop(self._returned[self._top])
         self.size -= 1
         return task
 
@@ -109,10 +100,3 @@ class TaskQueue:
         if not fresh or returned[0][0] < fresh[0].key:
             return returned[0][1]
         return fresh[0]
-
-    def _drop_stale(self) -> None:
-        for fresh in self._fresh:
-            fresh.clear()
-        for returned in self._returned:
-            returned.clear()
-        self._stale = False

@@ -197,16 +197,12 @@ def void(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
 
 def lose(ns: Namespace, session: Session, now: Now, out: Effects, *, by_death: bool) -> None:
     """Take every attempt from a session that is over; ``by_death`` counts against the poison cap."""
-    held = list(session.held.values())
-    session.held.clear()
-    session.quarantine.clear()
-    for task in held:
+    for task in session.held.values():
         if task.attempt_state is AttemptState.STOPPING:
             conclude_stop(ns, task, now, out)
             continue
-        counts = by_death and task.attempt_state is AttemptState.RUNNING
-        task.losses += counts
-        if counts and task.losses >= task.spec.max_losses:
+        task.losses += by_death and task.attempt_state is AttemptState.RUNNING
+        if task.losses >= task.spec.max_losses:
             task.attempt_state = AttemptState.LOST
             record_attempt(task, now, out)
             task.failure = Failure("AgentLost", f"{task.losses} agents died while running it", False)

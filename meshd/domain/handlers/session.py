@@ -302,13 +302,11 @@ def _seen(session: Session, now: Now) -> None:
 def settle_drain(ns: Namespace, session: Session, words: str, now: Now, out: Effects) -> None:
     """Let a session be drained for a reason in words, or not any more when there are none."""
     was, session.drained = session.drained, words
-    if session.stream is None or was == words:
-        return
     if words:
         ns.pools.remove(session)
-    if words and not was:
-        notify_drain(session, out)
-    # One that is deaf or suspect gets work, or its new health, when it speaks.
+        if not was:
+            notify_drain(session, out)
+    # One that is away, deaf or suspect gets work, or its new health, when it speaks.
     if not session.deaf and session.agent.health is not Health.SUSPECT:
         _recover(ns, session, words or "no longer drained", now, out)
 

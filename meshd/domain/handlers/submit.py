@@ -52,8 +52,7 @@ def _submit_one(
                 f"task {spec.task_id} exists with other content; choose another task id",
                 field="spec.task_id",
             )
-        shown = copy(existing) if existing is not None and command.copies else None
-        return Submitted(spec.task_id, True, shown)
+        return Submitted(spec.task_id, True, copy(existing) if command.copies else None)
     task = _new_task(ns, spec, command.submitter, now)
     ns.tasks[spec.task_id] = task
     out.writes.new_tasks[task.key] = task

@@ -83,13 +83,12 @@ def _broken(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
 
 
 def sweep(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None:
-    """End the sessions of this namespace that the fleet found expired; suspect those whose beat is late."""
+    """End the expired sessions; suspect those whose beat is late."""
     for session in expired:
-        if session.agent.namespace == ns.name and session.session_id in ns.sessions:
-            hold = session.stream is None and not session.broken_mono
-            cause = "hold" if hold else "ttl"
-            words = "it did not return after the restart" if hold else "no sign of life within its lease"
-            lose_session(ns, session, cause, words, now, out)
+        hold = session.stream is None and not session.broken_mono
+        cause = "hold" if hold else "ttl"
+        words = "it did not return after the restart" if hold else "no sign of life within its lease"
+        lose_session(ns, session, cause, words, now, out)
     for session in ns.sessions.values():
         late_s = 2 * session.lease.beat_interval_ms / 1000
         if session.stream is not None and now.mono - session.last_seen_mono > late_s:
