@@ -62,7 +62,7 @@ class Agent:
         self.agent_id = agent_id
         self.spec_fields = (slots, can, minimal, lease_ttl_ms)
         kind = MinimalMachine if minimal else SessionMachine
-        self.machine = kind(namespace, agent_id, slots, lambda _type: world.rng.random() > 0.04)
+        self.machine = kind(namespace, agent_id, slots, self._handles)
         self.can = can
         self.slots = slots
         self.lease_ttl_ms = lease_ttl_ms
@@ -80,6 +80,9 @@ class Agent:
         self._inbox: deque[tuple[Link, list[DownFrame]]] = deque()
         self._drained_until = 0.0
         self.takes_work = True
+
+    def _handles(self, _type: str) -> bool:
+        return self.world.rng.random() >= self.world.plan.settings.decline_share
 
     def __str__(self) -> str:
         """Name it in histories."""
@@ -182,6 +185,7 @@ class Agent:
                 capabilities=self.can,
                 slots=self.slots,
                 lease_ttl_ms=self.lease_ttl_ms,
+                disconnected_grace_ms=30_000 if self._number % 3 == 0 else 0,
             )
             daemon.post(self.namespace, c.Register(ticket, spec, session_id, self._key, session_id.encode()))
 
@@ -265,6 +269,10 @@ class Agent:
         for attempt in received.start:
             self.world.oracle.starts(self, attempt.fence)
             self._start(attempt)
+        for attempt in received.drop:
+            if attempt in self.machine._running and self.world.rng.random() < 0.2:
+                # Said before the agent knew that the attempt is void.
+                self.machine._send(pb.AgentFrame(progress=pb.Progress(fence=attempt.fence, seq=9)))
         for attempt in received.cancel + received.drop:
             if attempt in self.machine._running and self.world.rng.random() < 0.7:
                 self.later(self.world.rng.random() * 0.3, self._ended, attempt, True)

@@ -123,8 +123,8 @@ class Daemon:
         expired = self.fleet.expired(sessions, len(sessions), now.mono)
         for ns in self.namespaces.values():
             if ns.sessions:
-                # All of them: a namespace must not mind the others' sessions.
-                self._handle(ns, [], partial(expire, ns, expired, now), now)
+                over = [session for session in expired if session.agent.namespace == ns.name]
+                self._handle(ns, [], partial(expire, ns, over, now), now)
         self.world.oracle.swept(self, now)
         self._flush()
 
@@ -208,13 +208,28 @@ class Daemon:
     def _committed(self, number: int, effects: Effects) -> None:
         if self.world.reached("release"):
             return
+        if number % 8 == 0:
+            self._misuse_the_barrier(number - 1, number + 1)
         released = self.barrier.durable(number)
+        if number % 8 == 0:
+            self._misuse_the_barrier(number)
         if not released or released[0] is not effects:
             raise Violation("the barrier let out another batch than the one that is durable")
         for each in released:
             self._release(each)
         if not self.world.reached("released"):
             self._flush()
+
+    def _misuse_the_barrier(self, *numbers: int) -> None:
+        """Ask it to let out batches that are not in flight, and to commit nothing: it must refuse."""
+        for number in numbers:
+            try:
+                self.barrier.durable(number)
+            except AssertionError:
+                continue
+            raise Violation("the barrier let out a batch that is not in flight")
+        if not self.barrier.pending and self.barrier.take() is not None:
+            raise Violation("the barrier commits nothing")
 
     def _release(self, effects: Effects) -> None:
         self.world.oracle.released(effects)

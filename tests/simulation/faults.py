@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshd.domain import commands as c
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 def _break(world: World, agent: Agent, event: Event) -> None:
     if agent.link is not None:
         agent.link.cut(event.amount * 0.05, (event.detail % 7) * event.amount * 0.3)
+
+
+def _flap(world: World, agent: Agent, event: Event) -> None:
+    """The connection breaks again and again; the agent is back each time before it counts as lost."""
+    for number in range(2 + event.detail % 2):
+        world.time.after(number * (0.1 + 0.5 * event.amount), _cut, agent)
+
+
+def _cut(agent: Agent) -> None:
+    if agent.link is not None:
+        agent.link.cut(0.0, 0.0)
 
 
 def _block(world: World, agent: Agent, event: Event) -> None:
@@ -84,9 +96,9 @@ def _ask(world: World, agent: Agent, make: Callable[[object], c.Command]) -> Non
 
 
 def _impostor(world: World, agent: Agent, event: Event) -> None:
-    """Somebody opens a stream of the session with a wrong token, as another agent, or with an old number."""
+    """Somebody opens a stream of the session with a wrong token, as another agent, with an old number or the newest."""
     session_id = agent.machine.session_id
-    way = event.detail % 3
+    way = event.detail % 4
     _ask(
         world,
         agent,
@@ -96,7 +108,7 @@ def _impostor(world: World, agent: Agent, event: Event) -> None:
             "somebody" if way == 0 else agent.agent_id,
             session_id,
             b"wrong" if way == 1 else session_id.encode(),
-            0 if way == 2 else 1_000_000,
+            {2: 0, 3: agent.machine.stream_seq}.get(way, 1_000_000),
             takes_work=True,
             features=frozenset(),
             slots=None,
@@ -117,12 +129,16 @@ def _deregister(world: World, agent: Agent, event: Event) -> None:
 
 
 def _declare(world: World, agent: Agent, event: Event) -> None:
-    agent_id = agent.agent_id if event.detail % 2 else f"declared-{event.detail}"
-    world.declare(agent.namespace, agent_id, event.detail)
+    agent_id = agent.agent_id if event.detail % 2 else "declared"
+    world.declare(agent.namespace, agent_id, event.detail % 7)
+    if event.detail % 3:
+        # Again, with the same content or other.
+        world.time.after(event.amount, world.declare, agent.namespace, agent_id, event.detail % 2)
 
 
 AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
     "break": _break,
+    "flap": _flap,
     "block": _block,
     "freeze_agent": _freeze_agent,
     "die": _die,
@@ -174,14 +190,33 @@ def _disk_fail(world: World, event: Event) -> None:
 
 
 def _operator_drain(world: World, event: Event) -> None:
-    """An operator drains one agent or all, and lifts that after a while."""
+    """An operator drains one agent or all, or one for several reasons, and lifts that after a while."""
     namespaces = world.plan.settings.namespaces
     namespace = namespaces[event.detail % len(namespaces)]
-    pattern = "*" if event.subject % 4 == 0 else f"a{event.subject % 3}"
+    patterns = ["*" if event.subject % 4 == 0 else f"a{event.subject % 3}"]
+    if event.detail % 3 == 0:
+        patterns.append("a?")
     grace_ms = int(event.amount * 2_000)
-    world.start_drain(namespace, pattern, grace_ms, hand_over=event.detail % 2 == 0)
-    selector = AgentSelector(pattern)
-    world.time.after(0.5 + event.amount * 6.0, world.lift_drain, namespace, drain_id(selector))
+    for number, pattern in enumerate(patterns):
+        until = 0.5 + event.amount * 6.0 + number * (event.detail % 7 - 3)
+        hand_over = event.detail % 2 == 0
+        world.time.after(
+            number * event.amount, _drain_for, world, namespace, pattern, grace_ms, hand_over, until
+        )
+        # Some hear nothing while it comes or goes.
+        for agent in world.agents[event.detail % 4 :: 3] if event.detail % 5 == 0 else ():
+            agent.up_blocked_until = max(agent.up_blocked_until, world.time.now + until + 0.5)
+
+
+def _drain_for(
+    world: World, namespace: str, pattern: str, grace_ms: int, hand_over: bool, until: float
+) -> None:
+    world.start_drain(namespace, pattern, grace_ms, hand_over=hand_over)
+    world.time.after(max(0.1, until), world.lift_drain, namespace, drain_id(AgentSelector(pattern)))
+    if hand_over and grace_ms % 3:
+        # Asked again, for less time or for more.
+        again = partial(world.start_drain, namespace, pattern, grace_ms // 2 + 300, hand_over=True)
+        world.time.after(0.1, again)
 
 
 def _jump(world: World, event: Event) -> None:

@@ -22,9 +22,15 @@ class Agents:
         self._specs: dict[str, AgentSpec] = {}
         self._said: AgentSpec | None = None
         self._drained: dict[Session, tuple[object, str]] = {}
+        self._slots: dict[Agent, int | None] = {}
+        self._sends = 0
+        self._next_due = 0.0
 
-    def before(self, ns: Namespace, batch: list[c.Command]) -> None:
+    def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
         """Note how everybody is, and what a process says of itself."""
+        self._sends = len(out.sends)
+        self._next_due = ns.next_due()
+        self._slots = {agent: _slots(agent) for agent in ns.agents.values()}
         said = [copy(command.spec) for command in batch if isinstance(command, c.Register)]
         self._said = said[0] if len(said) == 1 else None
         self._drained = {session: (session.stream, session.drained) for session in ns.sessions.values()}
@@ -37,25 +43,38 @@ class Agents:
             if task.attempt_state is AttemptState.STOPPING
         }
 
-    def check_watchers(self, ns: Namespace, out: Effects) -> None:
-        """Every change of an agent is told to those who watch."""
+    def check_watchers(self, ns: Namespace, batch: list[c.Command], out: Effects, mono: float) -> None:
+        """Every change of an agent is told to those who watch, and nothing else."""
         told_agents = set(out.changed_agents)
+        alone = len(batch) <= 1 and self._next_due > mono
         for agent in ns.agents.values():
-            if agent not in told_agents and self._before.get(agent) != _shown(agent):
+            before = self._before.get(agent)
+            if agent not in told_agents and before != _shown(agent):
                 raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
-        told = [stream for stream, frame in out.sends if type(frame) is f.Drain]
+            if (
+                alone
+                and agent in told_agents
+                and before == _shown(agent)
+                and self._slots[agent] == _slots(agent)
+            ):
+                raise Violation(f"watchers of agents are told of {agent.spec.agent_id} without news")
+        if sum(isinstance(command, c.StartDrain | c.LiftDrain) for command in batch) <= 1:
+            self._check_told_of_drains(ns, out)
+
+    def _check_told_of_drains(self, ns: Namespace, out: Effects) -> None:
+        told = {stream for stream, frame in out.sends[self._sends :] if type(frame) is f.Drain}
         for session in ns.sessions.values():
-            news = self._drained.get(session, (None, "")) != (session.stream, session.drained)
-            if session.stream is None or not news:
+            if session.stream is None:
                 continue
+            stream, drained = self._drained.get(session, (None, ""))
+            # Another reason for being drained is no news to the agent.
+            news = session.drained and (stream is not session.stream or not drained)
             understands = session.takes_work and f.Feature.DRAIN in session.features
-            if session.drained and understands is not (session.stream in told):
-                before = self._drained.get(session, (None, ""))
-                # Another reason for being drained is no news to the agent.
-                if understands and (before[0] is not session.stream or not before[1]):
-                    raise Violation(f"{session.agent.spec.agent_id} is not told that it is drained")
-                if not understands:
-                    raise Violation(f"{session.agent.spec.agent_id} is told what it does not understand")
+            if bool(news and understands) is not (session.stream in told):
+                name = session.agent.spec.agent_id
+                raise Violation(
+                    f"{name} is not told that it is drained, or without need, or does not understand"
+                )
 
     def after(self, ns: Namespace, batch: list[c.Command]) -> None:
         """Check what a turn made of the agents."""
@@ -136,9 +155,15 @@ class Agents:
                 right = health in (Health.HEALTHY, Health.SUSPECT)
             else:
                 idles = session.slots == 0 and agent.spec.slots > 0
-                right = health is Health.SUSPECT or (
-                    health is Health.DRAINING and (bool(session.drained) or idles)
+                out_of_work = Health.DRAINING if session.drained or idles else Health.HEALTHY
+                right = (
+                    health is Health.SUSPECT
+                    or (health is out_of_work and session.slots == 0)
+                    or (health is Health.DRAINING and bool(session.drained))
                 )
+            words = {Health.DRAINING: "takes work", Health.HEALTHY: "takes nothing new"}.get(health)
+            if agent.health_cause == words:
+                raise Violation(f"{name} counts as {health.name} because it {words}")
             if session and health is Health.DRAINING and session.drained not in ("", agent.health_cause):
                 raise Violation(f"{name} is drained: {session.drained}, and shown is {agent.health_cause}")
             if not agent.health_cause:
@@ -149,6 +174,9 @@ class Agents:
     @staticmethod
     def _check_hand_over(ns: Namespace, command: c.StartDrain, stopping: set[bytes]) -> None:
         """What a drained agent runs is handed over exactly if that was asked for."""
+        if command.drain.drain_id not in ns.drains:
+            # Refused: there are too many.
+            return
         for session in ns.sessions.values():
             if not command.drain.selector.matches(session.agent.spec):
                 continue
@@ -172,6 +200,10 @@ class Agents:
                     raise Violation(f"{command.agent_id} deregistered and still has a session")
             elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
                 raise Violation(f"{command.spec.agent_id} is not known")
+
+
+def _slots(agent: Agent) -> int | None:
+    return None if agent.session is None else agent.session.slots
 
 
 def _shown(agent: Agent) -> tuple[object, ...]:

@@ -22,7 +22,10 @@ STALL_SLACK_S = 0.5
 """Of every pause of the daemon, so much is ordinary."""
 SWEEP_S = 0.25
 """So much before or after the moment judged here a sweep may have come."""
-MASS = 10
+BY_CONNECTION = "its connection ended and it did not return"
+BY_HOLD = "it did not return after the restart"
+BY_LEASE = "no sign of life within its lease"
+DOUBTED = (Health.SUSPECT, Health.DEAF)
 MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel, c.StartDrain)
 """Commands after which, in the same turn, a loss need not count."""
 
@@ -51,6 +54,8 @@ class Leases:
         self._sent: dict[bytes, tuple[Link, float]] = {}
         self._present: dict[str, Session] = {}
         self._breaks: list[float] = []
+        self._maybe_breaks: list[float] = []
+        """Those as well after which the next stream opened in the same turn."""
         self._ttl_losses: list[tuple[float, float, Seen]] = []
         """(when, the TTL, what was seen)"""
         self._silences: list[tuple[float, float, float]] = []
@@ -69,6 +74,7 @@ class Leases:
         self._seen = {s: Seen(s, now, restored=True) for s in sessions}
         self._sent.clear()
         self._breaks.clear()
+        self._maybe_breaks.clear()
         self._ttl_losses.clear()
         self._silences.clear()
 
@@ -80,6 +86,7 @@ class Leases:
     def before(self, ns: Namespace) -> None:
         """Note who is there."""
         self._present = dict(ns.sessions)
+        self._doubted = {s for s in ns.sessions.values() if s.agent.health in DOUBTED}
         self._unaccepted = {
             s: [(x, t) for x, t in s.held.items() if t.attempt_state is AttemptState.ASSIGNED]
             for s in ns.sessions.values()
@@ -104,6 +111,11 @@ class Leases:
                     self._judge(daemon, session, now.mono)
                 self._judge_losses(session, batch, now.mono)
                 self._seen.pop(session, None)
+        for session in ns.sessions.values():
+            if session in self._doubted and session not in said and session.agent.health not in DOUBTED:
+                raise Violation(
+                    f"{session.agent.spec.agent_id} was in doubt and is trusted, but has not spoken"
+                )
         for session, unaccepted in self._unaccepted.items():
             if session not in said and session.deaf and session.agent.health is Health.DEAF:
                 self._judge_deaf(session, unaccepted, now.mono)
@@ -127,6 +139,8 @@ class Leases:
         elif kind is c.StreamEnded:
             assert isinstance(command, c.StreamEnded)
             seen = self._seen.get(command.session)
+            if command.stream is self._streams.get(command.session):
+                self._maybe_breaks.append(mono)
             if seen is not None and command.session.stream is None and seen.broken is None:
                 seen.broken = mono
                 self._breaks.append(mono)
@@ -166,22 +180,28 @@ class Leases:
         name = session.agent.spec.agent_id
         silence = now - seen.alive
         frozen = self._frozen_since(seen.alive, STALL_SLACK_S)
+        cause = session.agent.health_cause
         if seen.restored:
+            if cause != BY_HOLD:
+                raise Violation(f"{name} has not returned since the start and is lost because of {cause!r}")
             if now < self._hold_until:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
             return
-        if silence >= self._ttl(session) - 0.001 + frozen:
+        if cause == BY_LEASE:
+            if silence < self._ttl(session) - 0.001 + frozen:
+                raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
             self._ttl_losses.append((now, self._ttl(session), seen))
             self._judge_mass(daemon, name, now)
             return
-        if seen.broken is None:
-            raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
-        if now - seen.broken < self.world.rules.lost_after_ms / 1000 - 0.002:
+        if cause != BY_CONNECTION or seen.broken is None:
+            raise Violation(f"{name}, whose connection ended at {seen.broken}, was lost because of {cause!r}")
+        lost_after = self.world.rules.lost_after_ms / 1000
+        if now - seen.broken < lost_after - 0.002:
             raise Violation(f"{name} was lost {now - seen.broken:.3f} s after its connection ended")
         if now < self._hold_until:
             raise Violation(f"P5: {name} was lost by its connection within the hold")
         together = sum(abs(at - seen.broken) <= 1.0 for at in self._breaks)
-        if together > MASS:
+        if together > self.world.plan.settings.bounds.mass_break:
             raise Violation(f"{name} was lost by its connection though {together} broke together")
         since_stall = [
             seen.broken - end
@@ -190,6 +210,8 @@ class Leases:
         ]
         if any(-0.3 < s < self._ttl(session) - 0.3 for s in since_stall):
             raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
+        if now - seen.broken - self._frozen_since(seen.broken, STALL_SLACK_S) < lost_after - 0.002:
+            raise Violation(f"P12: {name} was lost by its connection, and the daemon stood still meanwhile")
 
     def _judge_losses(self, session: Session, batch: list[c.Command], now: float) -> None:
         """Only a death by its connection, or by another process in its place, counts, and only after Accept."""
@@ -218,9 +240,11 @@ class Leases:
     def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
         """More than half at once: the mesh must have suspected itself for one TTL first."""
         ttl = self.world.rules.lease_ttl_ms / 1000
-        lately = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
+        together = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
+        lately = [own for at, own, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
         total = len(self._seen) + len(lately) - 1
-        if total < MASS or 2 * len(lately) <= total:
+        there = len(self._seen) + len(together) - 1
+        if there < self.world.plan.settings.bounds.mass_expiry or 2 * len(lately) <= total:
             return
         silences = [now - seen.alive for seen in self._seen.values() if not seen.restored]
         waited = max(silences, default=ttl) >= min(lately) + ttl - 0.01
@@ -273,7 +297,7 @@ class Leases:
                 and now.mono - lost_after > self._hold_until
                 and seen.broken > self._hold_until
                 and seen.broken + lost_after > daemon.fleet.brake_until_mono
-                and len(self._breaks) <= MASS
+                and self._together(seen.broken) <= self.world.plan.settings.bounds.mass_break
                 and not self._frozen_since(seen.broken - ttl - 1.0, 0.0)
             ):
                 raise Violation(
@@ -288,6 +312,10 @@ class Leases:
             if ready and not session.deaf and session.bucket < 0 and now.mono - seen.alive < 0.2:
                 raise Violation(f"{name} has just spoken and is offered no work")
         self._check_accepts(daemon, now)
+
+    def _together(self, broken: float) -> int:
+        """Return how many connections may count as broken together with one."""
+        return sum(abs(at - broken) <= 1.0 for at in self._maybe_breaks)
 
     def _check_accepts(self, daemon: Daemon, now: Now) -> None:
         late = self.world.rules.accept_timeout_ms / 1000 + 0.3

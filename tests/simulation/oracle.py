@@ -27,6 +27,7 @@ from meshd.domain.values import (
 from meshd.ports.store import Restored
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
+from tests.simulation.placing import Placing
 from tests.simulation.plan import KINDS
 from tests.simulation.telling import Telling
 from tests.simulation.timeline import Violation
@@ -46,11 +47,6 @@ WHOLE_EVERY = 4
 """All invariants are checked over everything after so many turns that changed something, at a start and at the end."""
 
 
-def order(task: Task) -> tuple[int, int]:
-    """Return the task's place: priority, then arrival."""
-    return (-task.spec.priority, task.key)
-
-
 class Oracle:
     """Everything that was seen in one world."""
 
@@ -58,6 +54,7 @@ class Oracle:
         self.world = world
         self.leases = Leases(world)
         self.timing = Timing(world)
+        self.placing = Placing(world)
         self.fleet = Agents()
         self.telling = Telling()
         self.accepted: dict[tuple[str, str], bytes] = {}
@@ -73,8 +70,6 @@ class Oracle:
         self._keep: list[tuple[c.OpenStream, set[bytes]]] = []
         self._quiet_turns = 0
         self._loud_turns = 0
-        self._declined: dict[tuple[int, str], float] = {}
-        """(key, agent id) -> until when the agent is not asked again."""
 
     # ---- the daemon's life
 
@@ -101,18 +96,18 @@ class Oracle:
                 raise Violation("the drains in force are not those that are durable")
             self._check_held(ns)
             self._invariants(ns)
-        self._declined.clear()
+        self.placing.started()
         self.leases.started(daemon)
         self.timing.started(daemon)
 
     def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
         """Note what a turn must not change without reason."""
-        self._note_declines(ns, batch)
+        self.placing.before(batch)
         self._sends = len(out.sends)
         self.batch = batch
         self._writes = _size(out)
         self.leases.before(ns)
-        self.fleet.before(ns, batch)
+        self.fleet.before(ns, batch, out)
         self.telling.before(ns, batch, out)
         self._keep.clear()
         for command in batch:
@@ -121,27 +116,11 @@ class Oracle:
                 if session is not None:
                     self._keep.append((command, set(session.held)))
 
-    def _note_declines(self, ns: Namespace, batch: list[c.Command]) -> None:
-        for command in batch:
-            if not isinstance(command, c.Frames) or command.session.stream is not command.stream:
-                continue
-            agent_id = command.session.agent.spec.agent_id
-            for frame in command.frames:
-                task = command.session.held.get(frame.fence) if isinstance(frame, f.Decline) else None
-                stops = task is not None and task.attempt_state is AttemptState.STOPPING
-                if task is not None and isinstance(frame, f.Decline) and not stops:
-                    pause_s = (frame.retry_in_ms or 1_000) / 1000
-                    self._declined[task.key, agent_id] = self.world.time.now + pause_s
-
-    def _turned_down(self, task: Task, session: Session, mono: float) -> bool:
-        """Return whether the session's agent declined the task lately."""
-        return self._declined.get((task.key, session.agent.spec.agent_id), 0.0) > mono
-
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Check one turn of a namespace."""
         self.leases.after(daemon, ns, batch, now)
-        self.fleet.check_watchers(ns, out)
-        self.telling.after(ns, batch, out, self.world.plan.settings.recent_tasks, now.mono)
+        self.fleet.check_watchers(ns, batch, out, now.mono)
+        self.telling.after(ns, batch, out, self.world.plan.settings, now.mono)
         if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
             self._quiet_turns += 1
             if self._quiet_turns % 8:
@@ -154,9 +133,7 @@ class Oracle:
         if daemon.fleet.connected != sum(s.stream is not None for s in daemon.sessions()):
             raise Violation("the number of connected sessions is not what it is")
         self.timing.turned(daemon, ns, now)
-        fresh = self._fresh_assignments(ns, out)
-        self._check_order(ns, fresh, now)
-        self._check_idle_slots(ns, now)
+        self.placing.after(ns, self._fresh_assignments(ns, out), now.mono)
         for command, held_before in self._keep:
             self._check_opened(ns, command, held_before, out)
         self.fleet.after(ns, batch)
@@ -211,8 +188,8 @@ class Oracle:
                 raise Violation(f"{frame.task_id} went to an agent that does not fit")
             if session.drained:
                 raise Violation(f"{frame.task_id} went to an agent that is drained")
-            if self._turned_down(task, session, now_mono := self.world.time.now):
-                raise Violation(f"{frame.task_id} went at {now_mono} to an agent that has just declined it")
+            if task.cancel_ms:
+                raise Violation(f"{frame.task_id} was handed out again though its cancel was asked for")
             fresh.append((task, session))
         return fresh
 
@@ -222,34 +199,6 @@ class Oracle:
         ends = [task.deadline_ms, own_ms if task.spec.execution_timeout_ms else 0]
         if frame.deadline_ms != min((end for end in ends if end), default=0):
             raise Violation(f"the agent is told a wrong deadline of {frame.task_id}")
-
-    def _check_order(self, ns: Namespace, fresh: list[tuple[Task, Session]], now: Now) -> None:
-        if not fresh:
-            return
-        queued = [task for task in ns.tasks.values() if task.state is TaskState.QUEUED]
-        for number, (task, session) in enumerate(fresh):
-            mine = order(task)
-            later = [other for other, _ in fresh[number + 1 :]]
-            for other in queued + later:
-                if (
-                    order(other) < mine
-                    and fits(other.spec.requirements, session.agent.spec)
-                    and not self._turned_down(other, session, now.mono)
-                ):
-                    raise Violation(f"{task.spec.task_id} was handed out before {other.spec.task_id}")
-
-    def _check_idle_slots(self, ns: Namespace, now: Now) -> None:
-        free = [s for s in ns.sessions.values() if s.bucket >= 0 and s.free_slots > 0]
-        if not free:
-            return
-        for task in ns.tasks.values():
-            if task.state is TaskState.QUEUED:
-                for session in free:
-                    if fits(task.spec.requirements, session.agent.spec) and not self._turned_down(
-                        task, session, now.mono
-                    ):
-                        name = session.agent.spec.agent_id
-                        raise Violation(f"{task.spec.task_id} waits though {name} is free and fits")
 
     def _check_opened(
         self, ns: Namespace, command: c.OpenStream, held_before: set[bytes], out: Effects
@@ -275,7 +224,8 @@ class Oracle:
             raise Violation("an agent that returns is not told what it must stop, or does not understand it")
         if command.slots is not None and session.slots != command.slots and len(self.batch) == 1:
             raise Violation("the slots told in Open do not count")
-        if opened[0].disconnected_grace_ms != ns.rules.disconnected_grace_ms:
+        grace_ms = session.agent.spec.disconnected_grace_ms or ns.rules.disconnected_grace_ms
+        if opened[0].disconnected_grace_ms != grace_ms:
             raise Violation("Opened tells another grace than is in force")
 
     # ---- what is durable
@@ -400,6 +350,10 @@ class Oracle:
         outcome = self.ended.get(task.key)
         if task.terminal and outcome is not task.outcome:
             raise Violation(f"P3: a reader sees {task.outcome.name} of {name}, which ended as {outcome}")
+
+    def explained(self, ns: Namespace, task: Task | None, mono: float) -> None:
+        """Somebody asks why a task waits, and how long the oldest has waited."""
+        self.placing.explained(ns, task, mono)
 
     def submitted(self, namespace: str, task_id: str, digest: bytes, result: c.Submitted | Refusal) -> None:
         """A caller got the result of a submit."""

@@ -9,7 +9,13 @@ from __future__ import annotations
 from random import Random
 from typing import Any, NamedTuple
 
-from meshd.domain.limits import SessionRules
+from meshd.domain.limits import (
+    CHUNK_DRAWS,
+    MASS_BREAK_MIN,
+    MASS_EXPIRY_MIN_SESSIONS,
+    MAX_DRAINS,
+    SessionRules,
+)
 from meshd.domain.values import (
     DEFAULT_PRIORITY,
     LabelCondition,
@@ -33,12 +39,27 @@ class AgentPlan(NamedTuple):
     lease_ttl_ms: int
 
 
+class Bounds(NamedTuple):
+    """Limits that a world of a few agents reaches; the mesh's own are for thousands."""
+
+    mass_break: int
+    """More connections than this that break together are a proxy's reload."""
+    mass_expiry: int
+    """With so many sessions the mesh may suspect itself."""
+    drains: int
+    kept_draws: int
+    """Draws for which a chosen agent is kept."""
+
+
 class Settings(NamedTuple):
     """What holds for the whole of a world."""
 
     namespaces: tuple[str, ...]
     agents: tuple[AgentPlan, ...]
     rules: SessionRules
+    bounds: Bounds
+    decline_share: float
+    """Share of assignments that agents turn down."""
     latency_s: float
     loss: float
     """Share of unary requests and replies that are lost."""
@@ -89,6 +110,7 @@ class Plan(NamedTuple):
 
 FAULTS = (
     ("break", 10),
+    ("flap", 3),
     ("block", 6),
     ("freeze_agent", 5),
     ("die", 8),
@@ -108,7 +130,7 @@ FAULTS = (
     ("jump", 2),
     ("lag", 3),
     ("together", 2),
-    ("operator_drain", 3),
+    ("operator_drain", 4),
     ("hush", 2),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
@@ -163,7 +185,7 @@ def _settings(rng: Random) -> Settings:
             AgentPlan(
                 rng.choice(namespaces),
                 f"a{number}",
-                rng.choice((1, 1, 2, 2, 3, 5)),
+                rng.choice((1, 1, 2, 2, 3, 5)) if rng.random() < 0.96 else 0,
                 frozenset(can),
                 rng.random() < 0.25,
                 rng.choice((0, 0, 0, 2_000, 6_000)),
@@ -174,10 +196,18 @@ def _settings(rng: Random) -> Settings:
         hold_per_session_ms=rng.choice((2, 2, 700)),
         lost_after_ms=rng.choice((750, 300)),
     )
+    bounds = Bounds(
+        mass_break=rng.choice((MASS_BREAK_MIN, MASS_BREAK_MIN, 1, 3)),
+        mass_expiry=rng.choice((MASS_EXPIRY_MIN_SESSIONS, MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
+        drains=rng.choice((MAX_DRAINS, 1, 2)),
+        kept_draws=rng.choice((CHUNK_DRAWS, 2, 3)),
+    )
     return Settings(
         namespaces,
         tuple(agents),
         rules,
+        bounds,
+        decline_share=rng.choice((0.04, 0.04, 0.3)),
         latency_s=rng.choice((0.0005, 0.005, 0.05)),
         loss=rng.choice((0.0, 0.0, 0.1, 0.3)),
         disk_s=rng.choice((0.002, 0.01, 0.06)),

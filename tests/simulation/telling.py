@@ -13,6 +13,7 @@ from meshd.domain.effects import Effects
 from meshd.domain.errors import Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, OutcomeReason, Session, Task
+from tests.simulation.plan import Bounds, Settings
 from tests.simulation.timeline import Violation
 
 ENDS = (f.Done, f.Fail, f.Stopped)
@@ -58,21 +59,25 @@ class Telling:
         }
         self._progress = {t: t.progress for t in held}
         self._ended_count = ns.ended_count
+        self._drains = set(ns.drains)
         self._next_due = ns.next_due()
 
     def after(
-        self, ns: Namespace, batch: list[c.Command], out: Effects, recent_tasks: int, now_mono: float
+        self, ns: Namespace, batch: list[c.Command], out: Effects, settings: Settings, now_mono: float
     ) -> None:
         """Judge what was told."""
+        bounds = settings.bounds
         sends, closes, replies = self._marks
         told = out.sends[sends:]
-        self._check_replies(batch, out.replies[replies:], recent_tasks)
+        self._check_replies(batch, out.replies[replies:], settings.recent_tasks)
         self._check_ends_of_streams(ns, batch, told, out.closes[closes:])
         self._check_cancels(ns, told)
         self._check_revokes(ns, batch, told)
         if len(batch) == 1 and self._next_due > now_mono:
             # All that changed comes from this command: no timer was due.
             self._check_one(ns, batch[0], told, out)
+            if isinstance(batch[0], c.StartDrain | c.LiftDrain):
+                self._check_drain(batch[0], out.replies[-1][1], bounds)
 
     # ---- replies
 
@@ -191,7 +196,7 @@ class Telling:
         elif isinstance(command, c.OpenStream):
             self._check_open(ns, command, told)
         elif isinstance(command, c.Cancel | c.StartDrain):
-            self._check_graces(command)
+            self._check_graces(ns, command)
         elif isinstance(command, c.Submit):
             self._check_deadlines(ns, command)
 
@@ -273,6 +278,8 @@ class Telling:
                 raise Violation(f"{name} holds attempts on a stream that takes no work")
             return
         stopping = {fence for fence, task in before.held.items() if task in self._stopping}
+        if before.held.keys() - stopping - session.held.keys():
+            raise Violation(f"{name} returned in its session and lost an attempt")
         if session.held.keys() & stopping - named:
             raise Violation(f"{name} does not know an attempt that still counts as being stopped")
         if assigned & named:
@@ -283,7 +290,20 @@ class Telling:
         if session.quarantine != before.quarantine & runs:
             raise Violation(f"slots of {name} are quarantined against what it says that it runs")
 
-    def _check_graces(self, command: c.Cancel | c.StartDrain) -> None:
+    def _check_drain(self, command: c.StartDrain | c.LiftDrain, reply: object, bounds: Bounds) -> None:
+        """A drain is put in force or lifted once, and there are not too many."""
+        name = command.drain.drain_id if isinstance(command, c.StartDrain) else command.drain_id
+        there = name in self._drains
+        starts = isinstance(command, c.StartDrain)
+        full = starts and not there and len(self._drains) >= bounds.drains
+        if isinstance(reply, Refusal) is not full:
+            raise Violation(
+                f"with {len(self._drains)} drains in force a {type(command).__name__} got {reply}"
+            )
+        if isinstance(reply, c.Drained) and reply.changed is not (there is not starts):
+            raise Violation(f"{type(command).__name__} of {name} is answered with {reply}")
+
+    def _check_graces(self, ns: Namespace, command: c.Cancel | c.StartDrain) -> None:
         """Of an attempt that was being stopped already the grace only shrinks; only a cancel changes the cause."""
         for task, (grace_ms, cause, cancel_ms) in self._stopping.items():
             if task.attempt_state is not AttemptState.STOPPING:
@@ -297,6 +317,8 @@ class Telling:
                 session = self._own.get(task.agent_id)
                 asked = session is not None and command.hand_over and cause is OutcomeReason.NONE
                 asked = asked and session is not None and command.drain.selector.matches(session.agent.spec)
+                # When it is refused, because there are too many, nothing happens.
+                asked = asked and command.drain.drain_id in ns.drains
                 right = (shorter if asked else grace_ms, cause)
             if (task.cancel_grace_ms, task.cancel_cause) != right:
                 raise Violation(

@@ -8,7 +8,10 @@ from copy import copy
 from random import Random
 from typing import Any
 
+import meshd.domain.handlers.assign as assign_module
+import meshd.domain.handlers.drain as drain_module
 import meshd.domain.handlers.submit as submit_module
+import meshd.domain.liveness as liveness_module
 import meshd.domain.state as state_module
 from meshd.domain import commands as c
 from meshd.domain.drains import AgentSelector, Drain, drain_id
@@ -66,6 +69,11 @@ class World:
         self.oracle = Oracle(self)
         for module in (state_module, submit_module):
             vars(module)["RECENT_TASKS"] = settings.recent_tasks
+        bounds = settings.bounds
+        vars(liveness_module)["MASS_BREAK_MIN"] = bounds.mass_break
+        vars(liveness_module)["MASS_EXPIRY_MIN_SESSIONS"] = bounds.mass_expiry
+        vars(drain_module)["MAX_DRAINS"] = bounds.drains
+        vars(assign_module)["CHUNK_DRAWS"] = bounds.kept_draws
 
     # ---- running
 
@@ -319,7 +327,9 @@ class World:
                 return
             daemon.post(namespace, c.StartDrain(ticket, drain, hand_over, grace_ms))
 
-        def answered(reply: c.Drained) -> None:
+        def answered(reply: c.Drained | Refusal) -> None:
+            if isinstance(reply, Refusal):
+                return
             # An older lift that is asked for again lifts this one too.
             if which in self.drains and not self._lifting[which] and self._lifted[which] == before:
                 self.oracle.drained(drain, reply)
@@ -349,6 +359,7 @@ class World:
         def ask(daemon: Daemon, ticket: Call) -> None:
             ns = daemon.namespaces[namespace]
             task = ns.tasks.get(task_id) or ns.recent.get(task_id)
+            self.oracle.explained(ns, task, self.time.now)
             if task is not None:
                 reply = c.Submitted(task_id, True, copy(task))
                 daemon.barrier.collecting.replies.append((ticket, reply))
