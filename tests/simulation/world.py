@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import meshd.domain.handlers.assign as assign_module
@@ -67,18 +69,35 @@ class World:
         self._open_calls = 0
         self._over = False
         self.oracle = Oracle(self)
-        for module in (state_module, submit_module):
-            vars(module)["RECENT_TASKS"] = settings.recent_tasks
-        bounds = settings.bounds
-        vars(liveness_module)["MASS_BREAK_MIN"] = bounds.mass_break
-        vars(liveness_module)["MASS_EXPIRY_MIN_SESSIONS"] = bounds.mass_expiry
-        vars(drain_module)["MAX_DRAINS"] = bounds.drains
-        vars(assign_module)["CHUNK_DRAWS"] = bounds.kept_draws
 
     # ---- running
 
     def run(self) -> None:
         """Live through the plan and what follows from it. Raises Violation."""
+        with self._bounds_in_force():
+            self._live()
+
+    @contextmanager
+    def _bounds_in_force(self) -> Iterator[None]:
+        bounds, recent_tasks = self.plan.settings.bounds, self.plan.settings.recent_tasks
+        ours: dict[tuple[ModuleType, str], int] = {
+            (state_module, "RECENT_TASKS"): recent_tasks,
+            (submit_module, "RECENT_TASKS"): recent_tasks,
+            (liveness_module, "MASS_BREAK_MIN"): bounds.mass_break,
+            (liveness_module, "MASS_EXPIRY_MIN_SESSIONS"): bounds.mass_expiry,
+            (drain_module, "MAX_DRAINS"): bounds.drains,
+            (assign_module, "CHUNK_DRAWS"): bounds.kept_draws,
+        }
+        usual = {(module, name): vars(module)[name] for module, name in ours}
+        try:
+            for (module, name), bound in ours.items():
+                vars(module)[name] = bound
+            yield
+        finally:
+            for (module, name), bound in usual.items():
+                vars(module)[name] = bound
+
+    def _live(self) -> None:
         self._boot()
         for each in self.plan.settings.agents:
             if self.rng.random() < 0.3:
