@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshd.domain.placement.matching import label_test
+from meshd.domain.placement.pools import FULL
 from meshd.domain.values import Agent, AgentSpec, AgentType, Health, LabelCondition, Task, TaskState
 
 
@@ -43,7 +44,11 @@ class AgentFilter(NamedTuple):
         if self.any_capabilities:
             agents = [a for a in agents if not self.any_capabilities.isdisjoint(a.spec.capabilities)]
         if self.min_free_slots:
-            agents = [a for a in agents if offered_slots(a) >= self.min_free_slots]
+            # Free is what work can be given to now: sessions that are offered none, or are full, are told by their bucket.
+            least = self.min_free_slots
+            agents = [
+                a for a in agents if (s := a.session) and 0 <= s.bucket < FULL and s.free_slots >= least
+            ]
         for condition in self.labels:
             label, holds = condition.label, label_test(condition)
             agents = [a for a in agents if holds(a.spec.labels.get(label))]
@@ -72,12 +77,6 @@ class TaskConditions(NamedTuple):
 def _begins(spec: AgentSpec, prefix: str) -> bool:
     # An id has no capital letters.
     return spec.agent_id.startswith(prefix) or spec.name.casefold().startswith(prefix)
-
-
-def offered_slots(agent: Agent) -> int:
-    """Return the slots that can take work now: none unless the agent's session is offered work."""
-    session = agent.session
-    return session.free_slots if session is not None and session.bucket >= 0 else 0
 
 
 def place_of(agent: Agent) -> str:
