@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
+
+ITEM_BYTES: Final = 200
+"""What an item takes besides its bytes; so there are never so many that the table stops the daemon for long when it grows."""
 
 
 class ByteCache:
@@ -18,10 +22,10 @@ class ByteCache:
         """Add bytes."""
         self.drop(key)
         self._items[key] = value
-        self._bytes += len(value)
+        self._bytes += len(value) + ITEM_BYTES
         while self._bytes > self._limit_bytes:
             _, dropped = self._items.popitem(last=False)
-            self._bytes -= len(dropped)
+            self._bytes -= len(dropped) + ITEM_BYTES
 
     def get(self, key: int) -> bytes | None:
         """Return the bytes, or None when they are not here any more."""
@@ -31,4 +35,4 @@ class ByteCache:
         """Forget bytes that nobody needs any more."""
         value = self._items.pop(key, None)
         if value is not None:
-            self._bytes -= len(value)
+            self._bytes -= len(value) + ITEM_BYTES
