@@ -1,8 +1,8 @@
 """Garbage collection that never walks over the whole mesh in the middle of its work.
 
-Rule: only objects made lately are searched for garbage. Every few searches what is left is set aside (``gc.freeze``), since
-a collection over a million tasks stops the daemon for a third of a second. References still free such objects at once; cycles
-among them wait for ``collect_all_forever``, which looks at everything, seldom.
+Rule: only objects made lately are searched for garbage, once; what is left is set aside (``gc.freeze``), since a collection
+over a million tasks stops the daemon for a third of a second. References still free such objects at once; cycles among them
+wait for ``collect_all_forever``, which looks at everything, seldom.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Any, Final
 
 import structlog
 
-YOUNG_OBJECTS: Final = 40_000
-"""New containers from which on they are searched; a search takes up to 40 ms."""
-SEARCHES: Final = 3
-"""Searches of the youngest after which those that survived one are searched again; that takes
-up to 90 ms while a backlog grows, when nearly all survive, and little else."""
+YOUNG_OBJECTS: Final = 20_000
+"""New containers from which on they are searched; a search takes up to 20 ms."""
 NEVER: Final = 1_000_000_000
 MIN_INTERVAL_S: Final = 600.0
 OBJECTS_PER_INTERVAL_S: Final = 100
@@ -38,12 +35,12 @@ def begin() -> None:
     """Set aside what lives now, and from now on what survives."""
     gc.freeze()
     gc.enable()
-    gc.set_threshold(YOUNG_OBJECTS, SEARCHES, NEVER)
+    gc.set_threshold(YOUNG_OBJECTS, NEVER, NEVER)
     gc.callbacks.append(_set_survivors_aside)
 
 
-def _set_survivors_aside(phase: str, info: dict[str, Any]) -> None:
-    if phase == "stop" and info["generation"] >= 1:
+def _set_survivors_aside(phase: str, _info: dict[str, Any]) -> None:
+    if phase == "stop":
         gc.freeze()
 
 
