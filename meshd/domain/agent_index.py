@@ -15,7 +15,6 @@ from meshd.domain.discovery import AgentFilter
 from meshd.domain.limits import SEARCHED_AT_ONCE
 from meshd.domain.values import Agent, AgentSpec, LabelOperator
 
-
 MERGE_COST = 4
 """To merge lists costs an agent so many times what a look at it costs."""
 

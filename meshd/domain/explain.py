@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -44,13 +46,15 @@ class Explanation(NamedTuple):
 NOT_PROVEN = (Health.SUSPECT, Health.DEAF)
 
 
-def explain(ns: Namespace, task: Task, now_mono: float) -> Explanation:
-    """Return a sentence for people and the verdict on every agent of the namespace, best first."""
-    verdicts = [_judge(task, agent, now_mono) for agent in ns.agents.values()]
-    verdicts.sort(key=lambda v: (v.verdict, v.agent.spec.agent_id))
-    position = 0
-    if task.state is TaskState.QUEUED:
-        position = ns.pools.pool(task.spec.requirements).queue.before(task)
+def best_verdicts(task: Task, agents: Iterable[Agent], now_mono: float, count: int) -> list[AgentVerdict]:
+    """Return the verdicts on some agents, best first, and of equals in order of id; at most so many."""
+    verdicts = (_judge(task, agent, now_mono) for agent in agents)
+    return heapq.nsmallest(count, verdicts, key=lambda v: (v.verdict, v.agent.spec.agent_id))
+
+
+def explanation(ns: Namespace, task: Task, verdicts: list[AgentVerdict], before: int) -> Explanation:
+    """Return a sentence for people from the best verdicts, and from how many tasks go before it while it is queued."""
+    position = before if task.state is TaskState.QUEUED else 0
     return Explanation(_summary(ns, task, verdicts, position), position, verdicts)
 
 

@@ -28,6 +28,9 @@ CHUNK_DRAWS = 25
 SEARCHED_AT_ONCE = 500
 """Agents among which a list looks for more of its page."""
 
+COUNTED_AT_ONCE = 10_000
+"""Tasks that came back to a queue which are counted in one go."""
+
 PREFERENCE_SAMPLE = 64
 """Candidates looked at for a task with preferences."""
 

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 
+from meshd.domain.limits import COUNTED_AT_ONCE
 from meshd.domain.values import Task, TaskState
 
 PRIORITIES = 10
@@ -65,15 +66,18 @@ class TaskQueue:
         self.size -= 1
         return task
 
-    def before(self, task: Task) -> int:
-        """Return about how many queued tasks go before this one: those cancelled lately may still be counted."""
+    def before(self, task: Task) -> Iterator[int]:
+        """Count about how many queued tasks go before this one, in parts that are quick to count; the sum is the number.
+
+        Those cancelled lately may still be counted. The queue may change between two parts.
+        """
         priority = task.spec.priority
         above = range(priority + 1, PRIORITIES)
-        return (
-            sum(len(self._fresh[p]) + len(self._returned[p]) for p in above)
-            + bisect_left(self._fresh[priority], task.key, key=lambda other: other.key)
-            + sum(key < task.key for key, _ in self._returned[priority])
-        )
+        yield sum(len(self._fresh[p]) + len(self._returned[p]) for p in above)
+        yield bisect_left(self._fresh[priority], task.key, key=lambda other: other.key)
+        returned = self._returned[priority]
+        for start in range(0, len(returned), COUNTED_AT_ONCE):
+            yield sum(key < task.key for key, _ in returned[start : start + COUNTED_AT_ONCE])
 
     def firsts(self) -> Iterator[Task]:
         """The first task of each priority: the one that arrived before all others of it."""

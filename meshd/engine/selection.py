@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple, TypeVar
 
 from meshd.domain.discovery import AgentFilter
 from meshd.domain.drains import AgentSelector, Drain
@@ -21,7 +21,9 @@ LOOK_INTERVAL_S = 0.1
 
 
 LOOK_S = 0.002
-"""How long a list looks for agents before others have their turn."""
+"""How long something that grows with the fleet is looked at before others have their turn."""
+
+T = TypeVar("T")
 
 
 class BusyAgent(NamedTuple):
@@ -39,6 +41,16 @@ class Selection(NamedTuple):
     held_attempts: int
     busy: list[BusyAgent]
     """Ordered by id."""
+
+
+async def in_turns(parts: Iterable[T]) -> AsyncIterator[T]:
+    """Yield what is made part by part; others have their turn whenever the parts have taken long enough."""
+    begin_mono = time.monotonic()
+    for part in parts:
+        yield part
+        if time.monotonic() - begin_mono > LOOK_S:
+            await asyncio.sleep(0)
+            begin_mono = time.monotonic()
 
 
 async def first_agents(

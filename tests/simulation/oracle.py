@@ -351,9 +351,9 @@ class Oracle:
         if task.terminal and outcome is not task.outcome:
             raise Violation(f"P3: a reader sees {task.outcome.name} of {name}, which ended as {outcome}")
 
-    def explained(self, ns: Namespace, task: Task | None, mono: float) -> None:
+    def explained(self, ns: Namespace, task: Task | None) -> None:
         """Somebody asks why a task waits, and how long the oldest has waited."""
-        self.placing.explained(ns, task, mono)
+        self.placing.explained(ns, task)
 
     def submitted(self, namespace: str, task_id: str, digest: bytes, result: c.Submitted | Refusal) -> None:
         """A caller got the result of a submit."""

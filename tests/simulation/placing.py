@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from meshd.domain import census
 from meshd.domain import commands as c
 from meshd.domain import frames as f
-from meshd.domain.explain import explain
 from meshd.domain.placement.choice import has_preferences
 from meshd.domain.placement.matching import fits, score
 from meshd.domain.queue import TaskQueue
@@ -134,7 +133,7 @@ class Placing:
             draws += 1
             used[session] += 1
 
-    def explained(self, ns: Namespace, task: Task | None, mono: float) -> None:
+    def explained(self, ns: Namespace, task: Task | None) -> None:
         """Check what is told about the queue to somebody who asks."""
         queued = [each for each in ns.tasks.values() if each.state is TaskState.QUEUED]
         oldest_ms = min((each.submit_ms for each in queued), default=None)
@@ -151,7 +150,7 @@ class Placing:
             each.state is not TaskState.QUEUED and order(each) < order(task)
             for each in _entries(ns.pools.pool(task.spec.requirements).queue)
         )
-        told = explain(ns, task, mono).queue_position
+        told = sum(ns.pools.pool(task.spec.requirements).queue.before(task))
         if not len(ahead) <= told <= len(ahead) + left:
             raise Violation(f"{told} tasks are said to go before {task.spec.task_id}, not {len(ahead)}")
 

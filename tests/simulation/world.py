@@ -378,7 +378,7 @@ class World:
         def ask(daemon: Daemon, ticket: Call) -> None:
             ns = daemon.namespaces[namespace]
             task = ns.tasks.get(task_id) or ns.recent.get(task_id)
-            self.oracle.explained(ns, task, self.time.now)
+            self.oracle.explained(ns, task)
             if task is not None:
                 reply = c.Submitted(task_id, True, copy(task))
                 daemon.barrier.collecting.replies.append((ticket, reply))

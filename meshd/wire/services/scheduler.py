@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from copy import copy
 from typing import Any
@@ -15,10 +14,10 @@ from meshd.domain.access import Call
 from meshd.domain.commands import Cancel, Submitted
 from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.errors import Refusal
-from meshd.domain.explain import explain
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, Task, TaskSpec, TaskState
+from meshd.engine.explaining import explain
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.selection import first_agents
 from meshd.engine.submission import Submission, new_task_id
@@ -200,7 +199,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Any) -> pb.ExplainTaskResponse:
         """Explain why a task is where it is."""
         ns, task = await self._task(request.task_id)
-        found = explain(ns, task, time.monotonic())
+        found = await explain(ns, task, MAX_VERDICTS)
         response = pb.ExplainTaskResponse(
             task=codec.task_to(task),
             summary=found.summary,
@@ -212,7 +211,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
                     detail=v.detail,
                     health=int(v.agent.health),  # type: ignore[arg-type]
                 )
-                for v in found.verdicts[:MAX_VERDICTS]
+                for v in found.verdicts
             ],
         )
         await self._mesh.commits.settled()

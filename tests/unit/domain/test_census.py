@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshd.domain import census
+from meshd.domain.limits import COUNTED_AT_ONCE
+from meshd.domain.queue import TaskQueue
 from meshd.domain.values import TaskState
 from tests.unit.domain.world import World
 
@@ -43,4 +47,18 @@ def test_the_place_in_the_queue_goes_by_priority_then_arrival() -> None:
     for name, priority in (("a", 5), ("b", 5), ("c", 9), ("d", 1)):
         world.submit(name, priority=priority)
     queue = world.ns.pools.pool(world.task("a").spec.requirements).queue
-    assert {name: queue.before(world.task(name)) for name in "abcd"} == {"c": 0, "a": 1, "b": 2, "d": 3}
+    places = {name: sum(queue.before(world.task(name))) for name in "abcd"}
+    assert places == {"c": 0, "a": 1, "b": 2, "d": 3}
+
+
+def test_tasks_that_came_back_by_the_thousand_are_counted_in_parts() -> None:
+    world = World()
+    world.submit("first")
+    first = world.task("first")
+    queue = TaskQueue()
+    # Those that came before the newest one stand where the returned ones do.
+    for key in (COUNTED_AT_ONCE * 3, *range(COUNTED_AT_ONCE * 2)):
+        queue.push(replace(first, key=key))
+    parts = list(queue.before(replace(first, key=COUNTED_AT_ONCE)))
+    assert sum(parts) == COUNTED_AT_ONCE
+    assert len(parts) == 4

@@ -8,7 +8,7 @@ from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.drains import AgentSelector, Drain, drain_id
 from meshd.domain.errors import Refusal
-from meshd.domain.explain import Verdict, explain
+from meshd.domain.explain import Verdict, best_verdicts
 from meshd.domain.values import (
     AgentSpec,
     AgentType,
@@ -94,9 +94,9 @@ def test_a_drained_agent_gets_nothing_new_and_keeps_what_it_runs() -> None:
     world.send(session, f.Done(fences(stream)[0], b""))
     assert world.task("t1").state is TaskState.SUCCEEDED
     assert world.task("t2").state is TaskState.QUEUED
-    found = explain(world.ns, world.task("t2"), world.mono)
-    assert found.verdicts[0].verdict is Verdict.DRAINING
-    assert "new kernel" in found.summary
+    (found,) = best_verdicts(world.task("t2"), world.ns.agents.values(), world.mono, 1)
+    assert found.verdict is Verdict.DRAINING
+    assert "new kernel" in found.detail
     assert lift(world, "w*").changed
     assert session.agent.health is Health.HEALTHY
     assert len(fences(stream)) == 2
