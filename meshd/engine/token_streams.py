@@ -50,11 +50,14 @@ class TokenStream:
     ) -> None:
         self._streams.discard(self)
         self._cancel_timers()
+        task, self._task = self._task, None
+        # Else the call, its task and this would hold each other until everything is searched for garbage.
+        self.call.stream = None
         if self._ended is None:
             return
         if kind is asyncio.CancelledError:
-            assert self._task is not None
-            self._task.uncancel()
+            assert task is not None
+            task.uncancel()
             raise self._ended from error
         if kind is None:
             raise self._ended

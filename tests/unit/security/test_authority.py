@@ -1,7 +1,9 @@
 """Recognising and revoking: what was revoked is refused everywhere, with all that came from it."""
 
 import asyncio
+import gc
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -10,6 +12,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.values import AgentType
 from meshd.engine.authority import MAX_CACHED_TOKENS, Target
 from meshd.engine.token_streams import EXPIRY_GRACE_MS, TokenStream
+from meshd.wire.context import set_current_call
 from tests.auth_world import AgentKey, World, restored_from
 
 pytestmark = pytest.mark.anyio
@@ -406,3 +409,20 @@ async def test_a_restore_from_a_backup_voids_every_token_of_before(world: World)
     assert reason_of(after, (await after.issue("w-2", AgentType.WORKER)).value) is None
     with pytest.raises(Refusal, match="older than the restore of this mesh"):
         after.authority.authenticate(before[0])
+
+
+async def test_a_stream_that_is_over_is_gone_without_a_search_for_garbage(world: World) -> None:
+    principal = world.authority.authenticate((await world.issue("w-1", AgentType.WORKER)).value)
+
+    async def handle() -> ref[object]:
+        call = Call(principal, "Work", "", WORK, "blue")
+        set_current_call(call)
+        with world.authority.stream(call):
+            return ref(call.stream)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await asyncio.create_task(handle()))() is None
+    finally:
+        gc.enable()
