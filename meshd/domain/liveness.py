@@ -39,6 +39,15 @@ def pause_s(last_turn_mono: float, now_mono: float, sweep_interval_s: float) -> 
     return seconds if seconds > STALL_MIN_S else 0.0
 
 
+def silent(sessions: Iterable[Session], now_mono: float) -> list[Session]:
+    """Return those of the sessions that missed two beats or their whole lease: only they can be late, or over."""
+    return [
+        s
+        for s in sessions
+        if now_mono - s.last_seen_mono > min(2 * s.lease.beat_interval_ms, s.lease.ttl_ms) / 1000
+    ]
+
+
 class Fleet:
     """What is known about all sessions together."""
 

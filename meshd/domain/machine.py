@@ -39,7 +39,7 @@ def handle(ns: Namespace, batch: list[c.Command], now: Now, out: Effects) -> Non
         dispatch(ns, now, out)
 
 
-def expire(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None:
-    """Apply a sweep of leases; ``expired`` are those of this namespace that the fleet found."""
-    sweep(ns, expired, now, out)
+def expire(ns: Namespace, expired: list[Session], silent: list[Session], now: Now, out: Effects) -> None:
+    """Apply a sweep of leases; ``expired`` and ``silent`` are those of this namespace that the fleet found."""
+    sweep(ns, expired, silent, now, out)
     handle(ns, [], now, out)

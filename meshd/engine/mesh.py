@@ -25,7 +25,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
 from meshd.domain.limits import SessionRules
-from meshd.domain.liveness import Fleet, pause_s
+from meshd.domain.liveness import Fleet, pause_s, silent
 from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
 from meshd.domain.state import Counter, Namespace
@@ -50,6 +50,8 @@ from meshd.ports.store import Restored, StorageError, Store
 from meshd.ports.task_steps import StepListener, TaskStep
 
 SWEEP_INTERVAL_S = 0.25
+LOOKED_AT_ONCE = 1_000
+"""Sessions that a sweep looks at in one go: a millisecond or two."""
 TIMER_SLACK_S = 0.01
 PAYLOAD_CACHE_BYTES = 64 * 1024 * 1024
 OUTPUT_CACHE_BYTES = 32 * 1024 * 1024
@@ -108,7 +110,7 @@ class Mesh:
         self._last_turn_mono = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_mono = inf
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self._sweeper: asyncio.Handle = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         if restored.tasks:
             self._turn()
 
@@ -382,24 +384,34 @@ class Mesh:
         self._turn()
 
     def _sweep(self) -> None:
+        self._look(list(self.sessions()), 0, [])
+
+    def _look(self, sessions: list[Session], start: int, quiet: list[Session]) -> None:
+        """Look which sessions are silent, some at a time; others have their turn before the next ones."""
         if self.closing or self.commits.failed:
             return
+        end = start + LOOKED_AT_ONCE
+        quiet += silent(sessions[start:end], self._clock().mono)
+        if end < len(sessions):
+            self._sweeper = self._loop.call_soon(self._look, sessions, end, quiet)
+            return
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        # Who has spoken meanwhile is judged anew; some may be gone.
+        self._end_silent([s for s in quiet if s.agent.session is s], len(sessions))
+
+    def _end_silent(self, quiet: list[Session], total: int) -> None:
         now = self._now()
-        sessions = list(self.sessions())
         was_braked = self.fleet.braked
-        expired = self.fleet.expired(sessions, len(sessions), now.mono)
+        expired = self.fleet.expired(quiet, total, now.mono)
         if self.fleet.braked and not was_braked:
             log.warning(
                 "more than half of the agents' leases ended together; waiting one more TTL",
-                agents=len(sessions),
+                agents=total,
             )
-        by_namespace: dict[str, list[Session]] = {}
-        for session in expired:
-            by_namespace.setdefault(session.agent.namespace, []).append(session)
+        over, late = _by_namespace(expired), _by_namespace(quiet)
         for ns in self.namespaces.values():
-            over = by_namespace.get(ns.name, [])
-            if ns.sessions and not self._handled(ns, partial(expire, ns, over, now)):
+            step = partial(expire, ns, over.get(ns.name, []), late.get(ns.name, []), now)
+            if ns.sessions and not self._handled(ns, step):
                 return
         self.audit.flush_denials(now.mono)
         self.commits.flush()
@@ -417,6 +429,13 @@ class Mesh:
             stream.close()
         self.audit.flush_denials(time.monotonic(), force=True)
         await self.commits.close()
+
+
+def _by_namespace(sessions: list[Session]) -> dict[str, list[Session]]:
+    found: dict[str, list[Session]] = {}
+    for session in sessions:
+        found.setdefault(session.agent.namespace, []).append(session)
+    return found
 
 
 def _measure(observer: Observer, namespace: str, counts: dict[tuple[str, str], int]) -> None:

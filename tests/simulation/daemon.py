@@ -17,7 +17,7 @@ from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.commit_barrier import CommitBarrier
 from meshd.domain.effects import Effects
-from meshd.domain.liveness import Fleet, pause_s
+from meshd.domain.liveness import Fleet, pause_s, silent
 from meshd.domain.machine import expire, handle
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import Now, Session
@@ -120,11 +120,13 @@ class Daemon:
         self.later(self.world.time.now + SWEEP_S, self._sweep)
         now = self._now()
         sessions = self.sessions()
-        expired = self.fleet.expired(sessions, len(sessions), now.mono)
+        quiet = silent(sessions, now.mono)
+        expired = self.fleet.expired(quiet, len(sessions), now.mono)
         for ns in self.namespaces.values():
             if ns.sessions:
                 over = [session for session in expired if session.agent.namespace == ns.name]
-                self._handle(ns, [], partial(expire, ns, over, now), now)
+                late = [session for session in quiet if session.agent.namespace == ns.name]
+                self._handle(ns, [], partial(expire, ns, over, late, now), now)
         self.world.oracle.swept(self, now)
         self._flush()
 

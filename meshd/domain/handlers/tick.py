@@ -82,14 +82,14 @@ def _broken(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
         )
 
 
-def sweep(ns: Namespace, expired: list[Session], now: Now, out: Effects) -> None:
-    """End the expired sessions; suspect those whose beat is late."""
+def sweep(ns: Namespace, expired: list[Session], silent: list[Session], now: Now, out: Effects) -> None:
+    """End the expired sessions; suspect those of the silent ones whose beat is late."""
     for session in expired:
         hold = session.stream is None and not session.broken_mono
         cause = "hold" if hold else "ttl"
         words = "it did not return after the restart" if hold else "no sign of life within its lease"
         lose_session(ns, session, cause, words, now, out)
-    for session in ns.sessions.values():
+    for session in silent:
         late_s = 2 * session.lease.beat_interval_ms / 1000
         if session.stream is not None and now.mono - session.last_seen_mono > late_s:
             suspect(ns, session, now, out)

@@ -10,7 +10,7 @@ from meshd.domain import frames as f
 from meshd.domain.effects import Effects
 from meshd.domain.invariants import violations
 from meshd.domain.limits import SessionRules
-from meshd.domain.liveness import Fleet
+from meshd.domain.liveness import Fleet, silent
 from meshd.domain.machine import expire, handle
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import (
@@ -69,8 +69,9 @@ class World:
     def sweep(self) -> None:
         """Run the sweep of leases."""
         out = Effects()
-        sessions = list(self.ns.sessions.values())
-        expire(self.ns, self.fleet.expired(sessions, len(sessions), self.mono), self.now, out)
+        quiet = silent(self.ns.sessions.values(), self.mono)
+        expired = self.fleet.expired(quiet, len(self.ns.sessions), self.mono)
+        expire(self.ns, expired, quiet, self.now, out)
         self._release(out)
 
     def wait(self, seconds: float, step: float = 0.25) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshd.domain.commands import Deregister
 from meshd.domain.limits import SessionRules
 from meshd.domain.values import Agent, AgentSpec, AgentType, Health, Now, Session
 from meshd.engine import mesh as mesh_module
@@ -63,3 +65,58 @@ async def test_a_sweep_that_breaks_a_rule_stops_the_daemon_once(
     mesh._sweep()
     assert ["in doubt" in str(failure) for failure in failures] == [True]
     assert mesh.commits.failed
+
+
+def silent_session(mesh: Mesh, agent_id: str) -> Session:
+    """A session whose connection broke long ago and of which nothing was heard since."""
+    ns = mesh.namespaces["default"]
+    agent = Agent("default", AgentSpec(agent_id, AgentType.WORKER), 0, Health.HEALTHY, 0, "")
+    session = Session(agent_id, agent, b"", b"", 1, 0, lease=mesh.fleet.lease, broken_mono=1.0)
+    agent.session = session
+    ns.add_agent(agent)
+    ns.sessions[agent_id] = session
+    return session
+
+
+async def test_a_sweep_of_many_sessions_leaves_others_their_turn_and_judges_them_together(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty that are silent for too long look like a stall of meshd itself, if they are seen together."""
+    monkeypatch.setattr(mesh_module, "LOOKED_AT_ONCE", 3)
+    for number in range(20):
+        silent_session(mesh, f"b{number}")
+    mesh._sweeper.cancel()
+    mesh._sweep()
+    for _ in range(6):
+        assert mesh.fleet.brake_until_mono == 0.0
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert mesh.fleet.brake_until_mono > 0.0
+    assert len(mesh.namespaces["default"].sessions) == 21
+
+
+async def test_a_session_that_ends_while_others_are_looked_at_is_not_ended_again(
+    mesh: Mesh, failures: list[StorageError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "LOOKED_AT_ONCE", 1)
+    leaving = [silent_session(mesh, f"b{number}") for number in range(5)][1]
+    mesh._sweeper.cancel()
+    mesh._sweep()
+    await asyncio.sleep(0)
+    await mesh.ask(mesh.namespaces["default"], lambda ticket: Deregister(ticket, "b1", "b1"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert leaving.agent.health is Health.DECLARED
+    assert list(mesh.namespaces["default"].sessions) == ["s1"]
+    assert not failures
+
+
+async def test_a_sweep_suspects_a_session_whose_beat_is_late(mesh: Mesh) -> None:
+    late, punctual = silent_session(mesh, "late"), silent_session(mesh, "punctual")
+    now_mono = mesh._clock().mono
+    for session, silence_s in ((late, 3.0), (punctual, 1.0)):
+        session.stream, session.broken_mono = object(), 0.0
+        session.last_seen_mono = now_mono - silence_s
+    mesh._sweeper.cancel()
+    mesh._sweep()
+    assert (late.agent.health, punctual.agent.health) == (Health.SUSPECT, Health.HEALTHY)
