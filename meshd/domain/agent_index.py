@@ -13,6 +13,7 @@ from itertools import islice
 
 from meshd.domain.discovery import AgentFilter
 from meshd.domain.limits import SEARCHED_AT_ONCE
+from meshd.domain.placement.matching import label_test
 from meshd.domain.values import Agent, AgentSpec, LabelOperator
 
 MERGE_COST = 4
@@ -60,9 +61,11 @@ class AgentIndex:
         if wanted.any_capabilities:
             ways.append([self.by_capability.get(each, []) for each in wanted.any_capabilities])
         for condition in wanted.labels:
+            by_value, holds = self.by_label.get(condition.label, {}), label_test(condition)
             if condition.operator is LabelOperator.IN:
-                by_value = self.by_label.get(condition.label, {})
                 ways.append([by_value.get(value, []) for value in condition.values])
+            elif not holds(None) and len(by_value) <= SEARCHED_AT_ONCE:
+                ways.append([agents for value, agents in by_value.items() if holds(value)])
         if wanted.text_prefix:
             named = _beginning(self.named, wanted.text_prefix, _name)
             # To put more of them in order of id would take longer than to look at everybody.

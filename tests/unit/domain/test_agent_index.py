@@ -76,7 +76,7 @@ def test_it_finds_whom_a_look_at_everybody_finds(seed: int, agents: int) -> None
 def indexed(count: int) -> AgentIndex:
     index = AgentIndex()
     for number in range(count):
-        labels = {"rack": f"r{number // 20}"}
+        labels = {"rack": str(number // 20)}
         spec = AgentSpec(f"a-{number:05}", AgentType.WORKER, capabilities=frozenset(("all",)), labels=labels)
         index.add(Agent("default", spec, 0, Health.HEALTHY, 0, ""))
     return index
@@ -97,8 +97,10 @@ class Counting(AgentFilter):
     "wanted",
     [
         Counting(
-            labels=(LabelCondition("rack", LabelOperator.IN, ("r7",)),), capabilities=frozenset(("all",))
+            labels=(LabelCondition("rack", LabelOperator.IN, ("7",)),), capabilities=frozenset(("all",))
         ),
+        Counting(labels=(LabelCondition("rack", LabelOperator.GREATER_THAN, ("48",)),)),
+        Counting(labels=(LabelCondition("host", LabelOperator.EXISTS, ()),)),
         Counting(text_prefix="a-0014"),
         Counting(any_capabilities=frozenset(("none",))),
     ],
