@@ -11,7 +11,15 @@ from agentmesh.v1 import auth_service_pb2, registry_service_pb2, scheduler_servi
 from meshd.ports.observer import Observer
 from meshd.wire import admission as admission_module
 from meshd.wire.access_rules import load_rules
-from meshd.wire.admission import FEW, IDLE_SHARE, LOOK_INTERVAL_S, PATIENCE_S, REFUSALS_PER_S, Admission
+from meshd.wire.admission import (
+    FEW,
+    IDLE_SHARE,
+    LOOK_INTERVAL_S,
+    ONE_IN,
+    PATIENCE_S,
+    REFUSALS_PER_S,
+    Admission,
+)
 
 PER_LOOK = int(REFUSALS_PER_S * LOOK_INTERVAL_S)
 
@@ -71,14 +79,14 @@ def test_a_few_slow_calls_are_no_flood(door: Door) -> None:
     settle(door, FEW, 1)
     assert door.admission.wait_s > PATIENCE_S
     assert door.look(FEW + 1, taken=10) == 0
-    assert door.look(FEW + 1, taken=10) == 5
+    assert door.look(FEW + 1, taken=5 * ONE_IN) == 5
 
 
-def test_beyond_it_some_are_refused_and_never_more_than_half(door: Door) -> None:
-    taken = 400
+def test_beyond_it_some_are_refused_and_never_more_than_every_fourth(door: Door) -> None:
+    taken = 2 * PER_LOOK * ONE_IN
     settle(door, int(taken / LOOK_INTERVAL_S * PATIENCE_S * 1.2), taken)
     assert door.look(9_000, taken=taken) == PER_LOOK
-    assert door.look(9_000, taken=20) == 10
+    assert door.look(9_000, taken=10 * ONE_IN) == 10
     door.look(0, taken=taken)
     assert door.look(0, taken=taken) == 0
 

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from agentmesh.v1 import namespace_service_pb2, session_pb2
 from agentmesh.v1 import scheduler_service_pb2 as pb
 from meshd.config import Settings
+from meshd.wire.admission import ONE_IN
 from tests.wire.mesh.conftest import RunningMesh, reason_of
 
 pytestmark = pytest.mark.anyio
@@ -28,16 +29,16 @@ def flooded(mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch) -> RunningMesh:
     return mesh
 
 
-async def two_at_once(call: Any, request: Any) -> list[Any]:
-    """Make a call twice; of two in a row one may be refused."""
-    return list(await asyncio.gather(call(request), call(request), return_exceptions=True))
+async def in_a_row(call: Any, request: Any) -> list[Any]:
+    """Make as many calls as have one among them that may be refused."""
+    return list(await asyncio.gather(*(call(request) for _ in range(ONE_IN)), return_exceptions=True))
 
 
 async def test_a_refused_call_says_when_to_come_back_and_is_counted(flooded: RunningMesh) -> None:
     await flooded.submit("t1")
     flooded.parts.admission.look(FLOOD)
     request = pb.GetTaskRequest(namespace="default", task_id="t1")
-    results = await two_at_once(flooded.operator.scheduler.GetTask, request)
+    results = await in_a_row(flooded.operator.scheduler.GetTask, request)
     (refusal,) = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
     assert (refusal.code(), reason_of(refusal)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
     trailing: Any = refusal.trailing_metadata()
@@ -58,7 +59,7 @@ async def test_agents_come_beat_and_work_while_submits_are_refused(flooded: Runn
     flooded.parts.admission.look(FLOOD)
     submit = pb.SubmitTaskRequest(namespace="default")
     submit.spec.task_id, submit.spec.task_type = "t2", "work"
-    results = await two_at_once(flooded.operator.scheduler.SubmitTask, submit)
+    results = await in_a_row(flooded.operator.scheduler.SubmitTask, submit)
     assert [reason_of(r) for r in results if isinstance(r, grpc.aio.AioRpcError)] == ["OVERLOADED"]
     await agent.send(beat=session_pb2.Beat(seq=1))
     await agent.expect("lease_ack")
