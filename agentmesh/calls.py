@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import grpc
 import grpc.aio
 
 from agentmesh.backoff import Backoff, Clock, SystemClock
-from agentmesh.connection import Target, call_metadata, open_channel
-from agentmesh.errors import MeshError, Refused, Unreachable, from_rpc_error
+from agentmesh.connection import CALL_CONNECTIONS, HELD_CONNECTIONS, Target, call_metadata, open_channel
+from agentmesh.errors import MeshError, Overloaded, Refused, Unreachable, from_rpc_error
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
 #: Longest wait for the answer to one try.
 TRY_TIMEOUT_S = 10.0
+#: Calls under way at once, of those that the daemon does not hold open: as many as fit on their connections. Were more
+#: given to gRPC, they would wait there with their time running, and reach an overloaded daemon with none left.
+CALLS_AT_ONCE = 16 * CALL_CONNECTIONS
 #: One call that waits; longer waits are a row of them.
 WAIT_SLICE_S = 60.0
 #: Waiting without a timeout outlives any absence of the daemon.
@@ -51,12 +55,15 @@ class Caller:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._channels: dict[bool, grpc.aio.Channel] = {}
+        self._places = asyncio.Semaphore(CALLS_AT_ONCE)
 
     def channel(self, *, held: bool = False) -> grpc.aio.Channel:
         """The channel for such calls, opened with the first: `held` are those that wait or watch."""
         channel = self._channels.get(held)
         if channel is None:
-            channel = self._channels[held] = open_channel(self._target, held=held)
+            channel = self._channels[held] = open_channel(
+                self._target, connections=HELD_CONNECTIONS if held else CALL_CONNECTIONS
+            )
         return channel
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -89,10 +96,28 @@ class Caller:
         backoff = self.backoff()
         while True:
             try:
-                stub = method(self.channel(held=held))
-                return await stub(request, timeout=timeout_s, metadata=self.metadata())
+                async with nullcontext() if held else self._place(timeout_s):
+                    stub = method(self.channel(held=held))
+                    return await stub(request, timeout=timeout_s, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
                 await self.pause_or_raise(from_rpc_error(error), backoff, deadline_s)
+
+    @asynccontextmanager
+    async def _place(self, timeout_s: float) -> AsyncIterator[None]:
+        """Waits for its turn among the calls of this program, however long earlier ones take."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(
+                f"{CALLS_AT_ONCE} calls of this client are under way, and {timeout_s:g} s were not enough for those before"
+                " this one; make fewer at once, or submit many tasks by one call (submit_many)",
+                reason="OVERLOADED",
+            ) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def pause_or_raise(self, error: MeshError, backoff: Backoff, deadline_s: float) -> None:
         """Pauses before the next try; raises `error` when trying again is pointless or the time is over."""

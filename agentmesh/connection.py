@@ -31,8 +31,10 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 #: Each ping costs the daemon as much as one of its own, and an agent's frames tell it most of what they would.
 CALLS_KEEPALIVE_MS = 1_000
 AGENT_KEEPALIVE_MS = 10_000
-#: Connections among which a channel spreads calls that wait: a connection carries only as many calls as the daemon allows.
-HELD_CONNECTIONS = 100
+#: Connections that a program opens at most, each when those before are full: the daemon lets one carry few calls, so that
+#: no flood takes all of it. For calls that are answered at once, and for those that wait or watch.
+CALL_CONNECTIONS = 4
+HELD_CONNECTIONS = 200
 #: Largest payload inside a message.
 MAX_INLINE_BYTES = 256 * 1024
 
@@ -115,28 +117,24 @@ def channel_options(keepalive_ms: int = CALLS_KEEPALIVE_MS) -> list[tuple[str, i
     ]
 
 
-def held_call_options() -> list[tuple[str, int | str]]:
-    """Options of a channel for calls that wait or watch: it opens a further connection when all it has are full."""
-    scaling = {"connectionScaling": {"maxConnectionsPerSubchannel": HELD_CONNECTIONS}}
+def spreading_options(connections: int) -> list[tuple[str, int | str]]:
+    """Options of a channel that opens a further connection, up to so many, when all it has are full (gRFC A105)."""
+    scaling = {"connectionScaling": {"maxConnectionsPerSubchannel": connections}}
     return [
         ("grpc.service_config", json.dumps(scaling)),
-        ("grpc.max_connections_per_subchannel_cap", HELD_CONNECTIONS),
+        ("grpc.max_connections_per_subchannel_cap", connections),
     ]
 
 
 def open_channel(
-    target: Target, keepalive_ms: int = CALLS_KEEPALIVE_MS, *, held: bool = False
+    target: Target, keepalive_ms: int = CALLS_KEEPALIVE_MS, connections: int = 1
 ) -> grpc.aio.Channel:
-    """An asyncio channel; it connects with the first call. Call it on the loop that will use the channel.
-
-    `held` is for calls that wait or watch. Without it the channel has one connection, and the daemon says how many calls
-    may be open on it: that is how an overloaded daemon holds callers back.
-    """
+    """An asyncio channel; it connects with the first call. Call it on the loop that will use the channel."""
     import grpc.aio
 
     options: list[tuple[str, int | str]] = [*_options_for(target, keepalive_ms)]
-    if held:
-        options += held_call_options()
+    if connections > 1:
+        options += spreading_options(connections)
     if not target.uses_tls:
         _refuse_open_plaintext(target)
         return grpc.aio.insecure_channel(target.address, options=options)

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc.aio
 
+from agentmesh.connection import HELD_CONNECTIONS, spreading_options
 from agentmesh.v1 import (
     agent_pb2,
     auth_service_pb2,
@@ -191,7 +192,10 @@ def percentiles_ms(values: list[float]) -> dict[str, float]:
 
 async def main(options: argparse.Namespace) -> None:
     """Run one round and print its figures."""
-    channel = grpc.aio.insecure_channel(options.address, options=LOCAL)
+    # One connection would carry fewer calls than shall be in flight.
+    channel = grpc.aio.insecure_channel(
+        options.address, options=[*LOCAL, *spreading_options(HELD_CONNECTIONS)]
+    )
     auth: Any = auth_service_pb2_grpc.AuthServiceStub(channel)
     run = Run(options.tasks, watched=options.watch)
     working = []

@@ -21,7 +21,7 @@ import grpc.aio
 from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc
 from bench.processes import LOAD_CORE, cpu_s, end, first_line, meshd, start
 
-WATCHERS_PER_CHANNEL = 50
+WATCHERS_PER_CHANNEL = 16
 WORKERS = 2
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
 AGENTS = 200

@@ -170,10 +170,10 @@ class Settings:
         bounds=(500, 600_000),
     )
     max_calls_per_connection: int = _setting(
-        100,
+        16,
         "Sessions",
-        "Calls and streams that one connection may have open; further ones wait at the client. Raise it for a proxy that"
-        " sends the calls of many clients over few connections.",
+        "Calls and streams that one connection may have open; further ones wait at the client. Raise it for programs that"
+        " keep more waits, watches or agents on one connection than this.",
         bounds=(8, 65_536),
     )
     max_reconnect_backoff_ms: int = _setting(

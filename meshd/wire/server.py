@@ -33,7 +33,7 @@ LIFELINES: Final = frozenset({"RegisterAgent", "RenewToken", "Work", "Heartbeat"
 
 PENDING_CALLS: Final = 8_192
 """Calls that wait in one queue, each 16 KiB. Past this the core sheds them as CANCELLED, at random, and from twice as many
-on all: so it is above the burst in which a fleet comes back after a restart, and above what eight connections can open."""
+on all: so it is above the burst in which a fleet comes back after a restart, and above what 500 full connections hold."""
 
 MIN_KEEPALIVE_TIMEOUT_MS: Final = 1_000
 MIN_PEER_PING_INTERVAL_MS: Final = 500

@@ -313,7 +313,9 @@ class FakeMesh:
 
     async def _unary(self, method: str, request: Any, context: Any) -> Any:
         await self._scripted(method, request, context)
-        return self.answer[method](request)
+        self._note()
+        reply = self.answer[method](request)
+        return await reply if asyncio.iscoroutine(reply) else reply
 
     async def SubmitTask(self, request: Any, context: Any) -> Any:
         return await self._unary("SubmitTask", request, context)

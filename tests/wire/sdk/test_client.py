@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -20,9 +21,12 @@ from agentmesh import (
     WaitTimeout,
     task_spec,
 )
+from agentmesh.calls import CALLS_AT_ONCE
 from agentmesh.connection import MAX_MESSAGE_BYTES
+from agentmesh.grpc_thread import grpc_loop, on_grpc_thread
 from agentmesh.v1 import error_reason_pb2
 from agentmesh.v1.scheduler_service_pb2 import (
+    GetTaskRequest,
     GetTaskResponse,
     ItemError,
     ListTasksResponse,
@@ -33,6 +37,7 @@ from agentmesh.v1.scheduler_service_pb2 import (
     WaitTaskResponse,
     WatchTaskResponse,
 )
+from agentmesh.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from agentmesh.v1.task_pb2 import ProgressReport, Task, TaskState
 from tests.wire.sdk.fake_mesh import FakeMesh
 
@@ -194,3 +199,25 @@ def test_the_blocking_client_does_the_same(mesh: FakeMesh) -> None:
         mesh.refuse_next["GetTask"] = [(grpc.StatusCode.NOT_FOUND, "TASK_NOT_FOUND", None)]
         with pytest.raises(NotFound, match="TASK_NOT_FOUND"):
             client.get("t")
+
+
+async def test_calls_beyond_a_connections_share_wait_with_their_time_not_running(mesh: FakeMesh) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(_request: Any) -> GetTaskResponse:
+        await go_on.wait()
+        return GetTaskResponse(task=ended("t1"))
+
+    mesh.answer["GetTask"] = answer
+    async with Mesh(mesh.address) as client:
+        gets = [asyncio.ensure_future(client.get("t1")) for _ in range(CALLS_AT_ONCE + 1)]
+        await asyncio.to_thread(mesh.wait_until, lambda: len(mesh.calls) == CALLS_AT_ONCE)
+        late = client._caller.call(
+            lambda c: SchedulerServiceStub(c).GetTask, GetTaskRequest(task_id="t1"), timeout_s=0.1
+        )
+        with pytest.raises(Overloaded, match="make fewer at once"):
+            await on_grpc_thread(late)
+        assert len(mesh.calls) == CALLS_AT_ONCE
+        grpc_loop().call_soon_threadsafe(go_on.set)
+        await asyncio.gather(*gets)
+    assert len(mesh.calls) == CALLS_AT_ONCE + 1
