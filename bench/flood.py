@@ -1,8 +1,9 @@
 """A flood of calls, as a process of its own: far more calls a second than a gRPC client of Python can make.
 
 It speaks just enough HTTP/2 for this: requests are put together from prepared bytes, and of a reply only its status is
-read. Open loop (`--rate`): calls arrive on time whatever becomes of the others, wait in this process while their
-connection has no free stream, as every gRPC client has them do, and end at their deadline wherever they are. Closed loop
+read. Each request says how much of its time is left, as that of every gRPC client with a deadline. Open loop (`--rate`): calls arrive on time whatever becomes of the others, wait in this process while their
+connection has no free stream, as every gRPC client has them do, and end at their deadline wherever they are, or with
+`--clock-from-send`, as the SDK has it, that long after they were sent. Closed loop
 (`--in-flight`): the next call begins when one ends. Nothing is tried again. Prints one line of JSON.
 """
 
@@ -35,6 +36,10 @@ STATUS: Final = re.compile(rb"grpc-status.(\d+)", re.DOTALL)
 NAMES: Final = {0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 14: "UNAVAILABLE"}
 PLACE: Final = "0123456789abcdef"
 TICK_S: Final = 0.001
+
+
+TIMEOUT: Final = b"\x00\x0cgrpc-timeout"
+"""A header that the peer does not remember; its value follows."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -97,8 +102,11 @@ class Messages:
 class Connection(asyncio.Protocol):
     """One HTTP/2 connection: its open calls, and those that wait for a free stream."""
 
-    def __init__(self, blocks: tuple[bytes, bytes], message: Callable[[], bytes], ended: Any) -> None:
+    def __init__(
+        self, blocks: tuple[bytes, bytes], message: Callable[[], bytes], ended: Any, options: Any
+    ) -> None:
         self._first, self._later = blocks
+        self._options = options
         self._message = message
         self._ended = ended
         self._buffer = b""
@@ -150,8 +158,13 @@ class Connection(asyncio.Protocol):
         message = self._message()
         if self._window < len(message):
             return False
+        now = time.monotonic()
+        if self._options.clock_from_send:
+            arrived = now
+        left_ms = int((arrived + self._options.timeout - now) * 1000)
         self._window -= len(message)
         stream, block = self._next_stream, self._later if self._next_stream > 1 else self._first
+        block += TIMEOUT + text(b"%dm" % max(left_ms, 1))
         self._next_stream += 2
         self.open[stream] = arrived
         self._transport.write(
@@ -194,8 +207,7 @@ class Connection(asyncio.Protocol):
             for at in range(0, len(payload), 6):
                 name, value = struct.unpack_from(">HI", payload, at)
                 if name == 3:
-                    # The server counts a call for a moment longer than its caller does, and resets what is too many.
-                    self._max_streams = value - value // 8
+                    self._max_streams = value
             self._transport.write(frame(SETTINGS, ACK, 0, b""))
             self.ready.set()
         elif kind == PING and not flags & ACK:
@@ -221,7 +233,13 @@ class Flood:
         message = Messages(options.batch)
         assert len(message()) <= MAX_FRAME_BYTES
         self._makers = [
-            partial(Connection, header_blocks(message.path, tokens[n % len(tokens)]), message, self.ended)
+            partial(
+                Connection,
+                header_blocks(message.path, tokens[n % len(tokens)]),
+                message,
+                self.ended,
+                options,
+            )
             for n in range(options.connections)
         ]
         self.connections: list[Connection] = []
@@ -299,6 +317,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="tasks a call")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds until a call's deadline")
+    parser.add_argument(
+        "--clock-from-send", action="store_true", help="a call's time, and figures, begin when it is sent"
+    )
     return parser.parse_args()
 
 

@@ -1,9 +1,10 @@
 """Overload, measured: `python -m bench.overload`. Finds what meshd can do, then offers up to ten times as much.
 
 meshd has core 0, the flood and a fleet of agents share core 1. Goodput is tasks taken durably a second; results that the
-agents brought back are shown beside it. The peak is the best of several closed loops. One meshd lives through all steps,
-and its memory is the most of each step, so that it is comparable between them. What a call met is told apart: answered,
-refused (with a type or without), held by the server past its deadline, or never sent for want of a free stream.
+agents brought back are shown beside it. The peak is the best of several closed loops, and takes turns with the flood. One
+meshd lives through all steps, and its memory is the most of each step, so that it is comparable between them. What a call
+met is told apart: answered, refused (with a type or without), held by the server past its deadline, or never sent for want
+of a free stream.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import asyncio
 import json
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import grpc.aio
@@ -23,6 +26,7 @@ from bench.load import issue
 from bench.processes import LOAD_CORE, cpu_s, end, first_line, meshd, start
 
 TOKENS = 8
+TYPED, HELD, NEVER_SENT = "RESOURCE_EXHAUSTED + RetryInfo", "DEADLINE_EXCEEDED", "NEVER SENT"
 
 
 def forget_most_memory(pid: int) -> None:
@@ -85,10 +89,10 @@ class Steps:
             "cpu": (cpu_s(self._server.pid) - cpu) / wall,
             "rss_mib": most_memory_mib(self._server.pid),
         }
-        refused = sum(n for s, n in statuses.items() if s not in ("OK", "NEVER SENT", "DEADLINE_EXCEEDED"))
+        refused = sum(n for s, n in statuses.items() if s not in ("OK", NEVER_SENT, HELD))
         figures["refused"] = refused
-        figures["typed"] = statuses.get("RESOURCE_EXHAUSTED + RetryInfo", 0) / refused if refused else None
-        figures["held"] = statuses.get("DEADLINE_EXCEEDED", 0) / figures["offered"]
+        figures["typed"] = statuses.get(TYPED, 0) / refused if refused else None
+        figures["held"] = statuses.get(HELD, 0) / figures["offered"]
         show(figures)
         return figures
 
@@ -122,7 +126,72 @@ async def tokens_of(address: str) -> list[str]:
 
 def main() -> None:
     """Run the steps and print the verdict."""
-    parser = argparse.ArgumentParser(prog="bench.overload", description=__doc__)
+    options = parse()
+    with meshd() as (server, address):
+        tokens = asyncio.run(tokens_of(address))
+        fleet = start(
+            LOAD_CORE,
+            *("bench.standing_agents", address, "--agents", str(options.agents)),
+            stdin=subprocess.PIPE,
+        )
+        try:
+            if first_line(fleet) != "ready":
+                raise RuntimeError("the agents did not start; see above")
+            verdict(sought_and_flooded(Steps(server, address, fleet, tokens), options))
+        finally:
+            end(fleet)
+
+
+def sought_and_flooded(steps: Steps, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seek the peak, then let it and the flood take turns; return all steps."""
+    seconds, batch = options.seconds, options.batch
+    connections = ["--connections", str(options.connections)]
+    connections += ["--clock-from-send"] if options.clock_from_send else []
+    done = [steps.run("warm", 2, batch, "--in-flight", "64", *connections)]
+
+    def closed_loop(in_flight: int) -> dict[str, Any]:
+        return steps.run(f"{in_flight} open", seconds, batch, "--in-flight", str(in_flight), *connections)
+
+    def open_loop(name: str, seconds: float, times: float) -> dict[str, Any]:
+        return steps.run(name, seconds, batch, "--rate", str(rate * times), *connections)
+
+    levels = [closed_loop(in_flight) for in_flight in options.in_flight]
+    done += levels
+    best = max(range(len(levels)), key=lambda n: levels[n]["goodput"])
+    rate = levels[best]["goodput"] / batch
+    for _ in range(options.rounds):
+        done += [open_loop(f"{times:g} times", seconds, times) for times in options.times]
+        done += [open_loop("afterwards", 2, 0.5), closed_loop(options.in_flight[best])]
+    return done
+
+
+def verdict(steps: list[dict[str, Any]]) -> None:
+    """Print what the flood left of the peak: each against the peaks before and after it, for the machine drifts."""
+    last = next(step["name"] for step in reversed(steps) if step["name"].endswith("times"))
+    flooded = [step for step in steps if step["name"] == last]
+    peaks = [step["goodput"] for step in steps if step["name"] == steps[-1]["name"]]
+    kept = sorted(
+        flood["goodput"] / mean(around) for flood, around in zip(flooded, pairwise(peaks), strict=True)
+    )
+    refused, offered = (sum(step[kind] for step in flooded) for kind in ("refused", "offered"))
+    typed, held = (sum(step["statuses"].get(kind, 0) for step in flooded) for kind in (TYPED, HELD))
+    after = [step["goodput"] / (peaks[0] / 2) for step in steps if step["name"] == "afterwards"]
+    first = steps.index(flooded[0])
+    rss_mib = steps[first]["rss_mib"]
+    print(
+        f"\n{last}: goodput {median(kept):.0%} of the peak ({kept[0]:.0%} to {kept[-1]:.0%}), which is {median(peaks):,.0f}; "
+        f"{refused:,} refused{f', {typed / refused:.1%} of them typed' if refused else ''}; "
+        f"{held / offered:.1%} of the calls held past their deadline; "
+        f"RSS {rss_mib:.0f} MiB, {rss_mib / max(step['rss_mib'] for step in steps[:first]):.2f} of the peak's; "
+        f"agents lost {steps[-1]['streams_ended']}; of half the peak afterwards {median(after):.0%} served"
+    )
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="bench.overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--agents", type=int, default=100)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -134,45 +203,10 @@ def main() -> None:
         default=[64, 256, 1024],
         help="open calls while the peak is sought",
     )
-    parser.add_argument("--times", type=float, nargs="+", default=[1, 2, 5, 10])
-    options = parser.parse_args()
-    with meshd() as (server, address):
-        tokens = asyncio.run(tokens_of(address))
-        fleet = start(
-            LOAD_CORE,
-            *("bench.standing_agents", address, "--agents", str(options.agents)),
-            stdin=subprocess.PIPE,
-        )
-        try:
-            if first_line(fleet) != "ready":
-                raise RuntimeError("the agents did not start; see above")
-            steps = Steps(server, address, fleet, tokens)
-            connections = ("--connections", str(options.connections))
-            steps.run("warm", 2, options.batch, "--in-flight", "64", *connections)
-            peaks = [
-                steps.run(f"{n} open", options.seconds, options.batch, "--in-flight", str(n), *connections)
-                for n in options.in_flight
-            ]
-            peak = max(peaks, key=lambda step: step["goodput"])
-            rate = peak["goodput"] / options.batch
-            for times in options.times:
-                last = steps.run(
-                    f"{times:g} times",
-                    options.seconds,
-                    options.batch,
-                    *("--rate", str(rate * times)),
-                    *connections,
-                )
-            after = steps.run("afterwards", 2, options.batch, "--rate", str(rate / 2), *connections)
-        finally:
-            end(fleet)
-    print(
-        f"\ngoodput at {options.times[-1]:g} times: {last['goodput'] / peak['goodput']:.0%} of the peak; "
-        f"RSS {last['rss_mib'] / peaks[-1]['rss_mib']:.2f} of the peak's; "
-        f"held past the deadline {last['held']:.1%} of the calls; typed "
-        + ("none refused" if last["typed"] is None else f"{last['typed']:.1%}")
-        + f"; agents lost {last['streams_ended']}; half the peak afterwards: {after['goodput'] / (peak['goodput'] / 2):.0%} of it"
-    )
+    parser.add_argument("--times", type=float, nargs="+", default=[10])
+    parser.add_argument("--rounds", type=int, default=2, help="how often flood and peak take turns")
+    parser.add_argument("--clock-from-send", action="store_true", help="see bench.flood")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
