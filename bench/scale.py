@@ -22,9 +22,8 @@ from typing import Any
 
 import grpc.aio
 
-from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc, requirements_pb2
-from bench.fleet import ZONES
-from bench.load import percentiles_ms
+from agentmesh.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc
+from bench import discovery
 from bench.processes import BUILD, LOAD_CORE, SERVER_CORE, cpu_s, end, first_line, start
 from bench.rounds import measure
 from meshd.domain.pacing import ping_interval_ms
@@ -32,29 +31,7 @@ from meshd.domain.pacing import ping_interval_ms
 AGENTS_PER_PROCESS = 2_500
 SETTLE_S = 10.0
 REST_S = 20.0
-SEARCHES = 500
 LOADED_TASKS = 50_000
-SPARE_AGENTS = 5
-"""Declared and never run, last in the order of ids: what only they meet is found after a look at the whole fleet."""
-
-
-def _label(label: str, operator: requirements_pb2.LabelOperator.ValueType, *values: str) -> Any:
-    return requirements_pb2.LabelCondition(label=label, operator=operator, values=values)
-
-
-DISCOVERY: dict[str, dict[str, Any]] = {
-    "one of 100 skills": {"capabilities": ["skill-7"]},
-    "a skill of 20 agents": {"capabilities": ["team-77"]},
-    "a label": {"labels": [_label("rack", requirements_pb2.LABEL_OPERATOR_IN, "77")]},
-    "an id's beginning": {"text_prefix": "fleet-0090"},
-    "free slots": {"min_free_slots": 4, "health": [agent_pb2.HEALTH_HEALTHY]},
-    "a rare health": {"health": [agent_pb2.HEALTH_DECLARED]},
-    "a label's other values": {
-        "labels": [_label("zone", requirements_pb2.LABEL_OPERATOR_NOT_IN, *(f"z{n}" for n in range(ZONES)))]
-    },
-    "without a label": {"labels": [_label("rack", requirements_pb2.LABEL_OPERATOR_NOT_EXISTS)]},
-    "nobody": {"any_capabilities": ["fleet"], "min_free_slots": 5},
-}
 Figures = dict[str, Any]
 
 
@@ -177,21 +154,6 @@ def probed(server: Meshd, figures: Figures, name: str) -> Iterator[None]:
     probe.wait()
 
 
-async def _search(address: str) -> Figures:
-    found: Figures = {}
-    async with grpc.aio.insecure_channel(address) as channel:
-        registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
-        for name, conditions in DISCOVERY.items():
-            spent_s = []
-            request = registry_service_pb2.ListAgentsRequest(page_size=20, **conditions)
-            for _ in range(SEARCHES):
-                begin = time.monotonic()
-                answer = await registry.ListAgents(request)
-                spent_s.append(time.monotonic() - begin)
-            found[name] = {"agents": len(answer.agents), **percentiles_ms(spent_s)}
-    return found
-
-
 def run_fleet(agents: int) -> Figures:
     """Measure a fleet at rest, then its return after a kill of meshd."""
     figures: Figures = {"agents": agents}
@@ -200,7 +162,7 @@ def run_fleet(agents: int) -> Figures:
         begin = time.monotonic()
         with fleet(server, agents) as parts:
             figures["connect_s"] = time.monotonic() - begin
-            asyncio.run(_declare_spares(server.operator))
+            asyncio.run(discovery.declare_spares(server.operator))
             for name in ("as connected", "after a restart"):
                 # The new pace arrives with the next beats.
                 time.sleep(SETTLE_S)
@@ -214,7 +176,7 @@ def run_fleet(agents: int) -> Figures:
                     "rss_kib_per_agent": (server.rss_mib - empty_mib) * 1024 / agents,
                     "hung_bound_s": status.bounds.hung.ToMilliseconds() / 1000,
                     "unreachable_bound_s": status.bounds.unreachable.ToMilliseconds() / 1000,
-                    "discovery": asyncio.run(_search(server.operator)),
+                    "discovery": _questions(server),
                     **ask(parts),
                 }
                 if name == "as connected":
@@ -224,13 +186,13 @@ def run_fleet(agents: int) -> Figures:
     return figures
 
 
-async def _declare_spares(operator: str) -> None:
-    async with grpc.aio.insecure_channel(operator) as channel:
-        registry: Any = registry_service_pb2_grpc.RegistryServiceStub(channel)
-        for number in range(SPARE_AGENTS):
-            spec = agent_pb2.AgentSpec(agent_id=f"spare-{number}", type=agent_pb2.AGENT_TYPE_WORKER)
-            request = registry_service_pb2.DeclareAgentRequest(namespace="default", spec=spec)
-            await registry.DeclareAgent(request)
+def _questions(server: Meshd) -> Figures:
+    figures: Figures = {}
+    with probed(server, figures, "pauses of searches"):
+        figures.update(asyncio.run(discovery.search(server.operator)))
+    with probed(server, figures, "pauses of explanations"):
+        figures["explained"] = asyncio.run(discovery.explain(server.operator))
+    return figures
 
 
 def _kill_and_wait(server: Meshd, parts: list[subprocess.Popen[str]], agents: int) -> Figures:
@@ -273,6 +235,8 @@ def run_backlog(tasks: int) -> Figures:
             for _ in range(10):
                 server.status()
             figures["status_s"] = (time.monotonic() - begin) / 10
+        with probed(server, figures, "pauses of explanations"):
+            figures["explained"] = asyncio.run(discovery.explain(server.operator))
         server.kill()
         figures["restart_s"] = server.start()
         with probed(server, figures, "pauses after the restart"):

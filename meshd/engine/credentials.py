@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Final
 
 from meshd.domain.access import SYSTEM_NAMESPACE, Principal
@@ -29,11 +30,11 @@ class Credentials:
             if record.uses_left > 0 and record.expire_ms > now_ms
         }
         self._identities = {(record.namespace, record.agent_id): record for record in restored.identities}
-        self._revoked_families = {
-            (record.namespace, record.family)
-            for record in restored.revocations
-            if record.keep_until_ms > now_ms
-        }
+        self._revoked_families: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """With the monotonic time until which each is kept, the earliest first: a jump of the clock revives nothing."""
+        for record in sorted(restored.revocations, key=lambda record: record.keep_until_ms):
+            if record.keep_until_ms > now_ms:
+                self._keep_revoked(record.namespace, record.family, record.keep_until_ms - now_ms)
         self.token_watermark_ms = restored.token_watermark_ms
         """Tokens issued up to then are refused; every token issued since bears a later time."""
         self._signing_keys = {record.key_id: record for record in restored.signing_keys}
@@ -87,9 +88,17 @@ class Credentials:
 
     def revoke_family(self, namespace: str, family: str, now_ms: int) -> None:
         """Revoke a family and what descends from it; remembered until nothing of it can be valid any more."""
-        keep_until_ms = now_ms + self.identity_ttl_ms + DAY_MS
-        self._revoked_families.add((namespace, family))
-        self._commits.writes.revocations.append(RevocationRecord(family, namespace, now_ms, keep_until_ms))
+        keep_ms = self.identity_ttl_ms + DAY_MS
+        self._keep_revoked(namespace, family, keep_ms)
+        self._commits.writes.revocations.append(RevocationRecord(family, namespace, now_ms, now_ms + keep_ms))
+
+    def _keep_revoked(self, namespace: str, family: str, keep_ms: int) -> None:
+        """Remember a revoked family for so long, and forget those whose time is over."""
+        families, now_mono = self._revoked_families, time.monotonic()
+        families[namespace, family] = now_mono + keep_ms / 1000
+        families.move_to_end((namespace, family))
+        while next(iter(families.values())) <= now_mono:
+            families.popitem(last=False)
 
     def revoke_agent(self, namespace: str, agent_id: str) -> None:
         """Revoke all tokens of an agent, its key, and the join tokens that wait for it; in ``_mesh``, of an operator."""

@@ -7,21 +7,27 @@ event loop it asks with a timeout, so neither waits for the other.
 from __future__ import annotations
 
 import errno
+import io
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
 from meshd.config import StartError, split_address
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 MAX_CONNECTIONS: Final = 16
 """Handled at a time; a scraper, some probes and a curious person need fewer."""
 
-READ_TIMEOUT_S: Final = 5.0
+REQUEST_TIMEOUT_S: Final = 5.0
+"""From the connection until its request was read, however slowly it comes; as long again for the answer."""
 
 log = structlog.get_logger()
 
@@ -124,13 +130,37 @@ class _Server(ThreadingHTTPServer):
         """Ignore what a peer broke: timeouts, resets, bad handshakes."""
 
 
+class _Arriving(io.RawIOBase):
+    """What a peer sends, until its time is over."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._end_mono = time.monotonic() + REQUEST_TIMEOUT_S
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read what is there. Raises TimeoutError."""
+        left_s = self._end_mono - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the request did not come in time")
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """GET and HEAD of the known paths."""
 
     server: _Server
     server_version = "meshd"
     sys_version = ""
-    timeout = READ_TIMEOUT_S
+
+    def setup(self) -> None:
+        """Read with one timeout for all of the request, where the base class has one for each read."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Arriving(self.connection))
 
     def do_GET(self) -> None:
         """Answer with the path's page."""
@@ -145,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             except Exception:
                 log.exception("the HTTP side port could not render a page", path=path)
                 page = text_page(500, "this page could not be made; the daemon's log says why")
+        # Of one write; the whole answer is one or two.
+        self.connection.settimeout(REQUEST_TIMEOUT_S)
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))

@@ -8,12 +8,13 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from meshd.config import StartError
-from meshd.ops import event_loop
+from meshd.ops import event_loop, http_port
 from meshd.ops.http_port import MAX_CONNECTIONS, HttpPort, Page, text_page
 from meshd.ops.metrics import Metrics
 from meshd.ops.pages import pages
@@ -108,6 +109,20 @@ def test_silent_connections_are_bounded(port: HttpPort) -> None:
         except (http.client.HTTPException, OSError):
             time.sleep(0.05)
     pytest.fail("the places were not given back")
+
+
+def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
+    port: HttpPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_port, "REQUEST_TIMEOUT_S", 0.3)
+    with socket.create_connection(("127.0.0.1", port.port)) as slow, suppress(ConnectionError):
+        slow.settimeout(0.05)
+        for byte in b"GET /healthz HTTP/1.0\r\nx: " + bytes(100):
+            slow.send(bytes([byte]))
+            with suppress(TimeoutError):
+                assert slow.recv(1) == b""
+                return
+        pytest.fail("it was waited for")
 
 
 def test_a_port_in_use_is_told() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Any
 from weakref import ref
 
@@ -80,6 +81,25 @@ async def test_revoking_a_token_ends_its_family(world: World) -> None:
     record = world.writes.audit[-1]
     assert (record.method, record.reason, record.namespace) == ("Test", "words", "blue")
     assert first.value not in repr(world.writes)
+
+
+async def test_a_revoked_family_is_forgotten_when_nothing_of_it_can_be_valid_and_no_jump_of_the_clock_revives_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = [(await world.join(f"w-{number}", AgentKey())).value for number in range(3)]
+    start_mono, start_ms = time.monotonic(), world.now_ms
+    await revoke(world, token=first)
+    world.now_ms += 100 * 24 * HOUR_MS
+    await revoke(world, token=second)
+    world.now_ms = start_ms
+    assert reason_of(world, first) is Reason.TOKEN_REVOKED
+    restarted = world.restart()
+    keep_s = (30 + 1) * 24 * 3_600
+    monkeypatch.setattr("meshd.engine.credentials.time.monotonic", lambda: start_mono + keep_s + 3_600)
+    # By the clock that was ahead, the restarted one keeps the second for longer.
+    for current, kept in ((world, 1), (restarted, 2)):
+        await revoke(current, token=third)
+        assert len(current.authority._credentials._revoked_families) == kept
 
 
 async def test_an_expired_token_can_still_be_revoked(world: World) -> None:
