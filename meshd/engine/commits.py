@@ -72,6 +72,11 @@ class Commits:
         return self._barrier.collecting.writes
 
     @property
+    def in_flight(self) -> bool:
+        """True while a batch is being written."""
+        return self._barrier.in_flight
+
+    @property
     def uncommitted_bytes(self) -> int:
         """Bytes of payloads and results that are not durable yet."""
         return self.writes.payload_bytes + self._in_flight_bytes

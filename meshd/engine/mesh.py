@@ -1,7 +1,7 @@
 """The mesh in memory: namespaces with their mailboxes, timers and streams, around the pure machine.
 
-Commands of one turn of the event loop are handled together: one dispatch, one commit, one message per stream. Every
-reply leaves through the commit barrier.
+Commands of one turn of the event loop, and those that come while a commit is written, are handled together: one dispatch,
+one commit, one message per stream. Every reply leaves through the commit barrier.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ SWEEP_INTERVAL_S = 0.25
 LOOKED_AT_ONCE = 1_000
 """Sessions that a sweep looks at in one go: a millisecond or two."""
 TIMER_SLACK_S = 0.01
+LONGEST_WAIT_S = 0.1
+"""How long a turn waits for a commit that is being written: a disk that hangs holds up no lease, cancel or refusal."""
+
 PAYLOAD_CACHE_BYTES = 64 * 1024 * 1024
 OUTPUT_CACHE_BYTES = 32 * 1024 * 1024
 
@@ -107,6 +110,7 @@ class Mesh:
         self._inbox: dict[Namespace, list[c.Command]] = {}
         self._entries: list[tuple[str, Entry]] = []
         self._scheduled = False
+        self._late_turn: asyncio.TimerHandle | None = None
         self._last_turn_mono = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_mono = inf
@@ -145,13 +149,19 @@ class Mesh:
         return reply
 
     def post(self, ns: Namespace, command: c.Command, entry: Entry | None = None) -> None:
-        """Hand a command to a namespace; it is handled in this turn of the event loop or the next."""
+        """Hand a command to a namespace; it is handled at the end of this turn of the event loop.
+
+        Nothing of it could leave before the commit that is being written, so it waits for that one first, for a while.
+        """
         self._inbox.setdefault(ns, []).append(command)
         if entry is not None:
             self._entries.append((ns.name, entry))
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._turn)
+            if self.commits.in_flight:
+                self._late_turn = self._loop.call_later(LONGEST_WAIT_S, self._turn)
+            else:
+                self._loop.call_soon(self._turn)
 
     async def create_namespace(self, name: str, description: str, entry: Entry) -> tuple[NamespaceInfo, bool]:
         """Create a namespace; return it and whether it is new. Raises Refusal when it exists with another description."""
@@ -253,6 +263,9 @@ class Mesh:
 
     def _turn(self) -> None:
         self._scheduled = False
+        if self._late_turn is not None:
+            self._late_turn.cancel()
+            self._late_turn = None
         if self.closing:
             # What comes now is not acknowledged any more; callers ask again after the restart.
             return
@@ -332,6 +345,11 @@ class Mesh:
 
     def _release(self, effects: Effects) -> None:
         """Let out effects whose commit is durable: frames first, then replies."""
+        if self._late_turn is not None:
+            # Before the next commit begins.
+            self._late_turn.cancel()
+            self._late_turn = None
+            self._loop.call_soon(self._turn)
         writes = effects.writes
         stages.durable(writes, self._clock().wall_ms, self.observer)
         for key, output in writes.outputs:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshd.domain.commands import Deregister
+from meshd.domain.commands import Deregister, Submit
+from meshd.domain.effects import Effects
 from meshd.domain.limits import SessionRules
-from meshd.domain.values import Agent, AgentSpec, AgentType, Health, Now, Session
+from meshd.domain.machine import handle
+from meshd.domain.state import Namespace
+from meshd.domain.values import Agent, AgentSpec, AgentType, Health, Now, Session, TaskSpec, requirements_for
 from meshd.engine import mesh as mesh_module
 from meshd.engine.mesh import Mesh
 from meshd.ops.metrics import Metrics
-from meshd.ports.store import StorageError
+from meshd.ports.store import StorageError, Store
 from meshd.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -120,3 +124,73 @@ async def test_a_sweep_suspects_a_session_whose_beat_is_late(mesh: Mesh) -> None
     mesh._sweeper.cancel()
     mesh._sweep()
     assert (late.agent.health, punctual.agent.health) == (Health.SUSPECT, Health.HEALTHY)
+
+
+class HeldStore:
+    """Holds each commit until it is let go; everything else is the real store's."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def commit(self, batch: Any) -> None:
+        self.begun.set()
+        assert self.go.wait(30)
+        self._store.commit(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+async def turns_beside_a_commit(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, handled_before_its_end: int
+) -> list[int]:
+    """Hold a commit, post three commands, each in a turn of the loop of its own, wait until so many are handled.
+
+    Let the commit go on and return how many commands each turn of the mesh handled.
+    """
+    ns = mesh.namespaces["default"]
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+
+    def posted(task_id: str) -> asyncio.Task[Any]:
+        requirements = requirements_for("echo")
+        spec = TaskSpec(task_id, "echo", b"", task_id.encode(), requirements)
+        return asyncio.ensure_future(mesh.ask(ns, lambda ticket: Submit(ticket, [spec], "one", {}, 0, False)))
+
+    asked = [posted("first")]
+    assert await asyncio.to_thread(held.begun.wait, 30)
+    sizes: list[int] = []
+
+    def counted(ns: Namespace, batch: list[Any], now: Now, out: Effects) -> None:
+        sizes.append(len(batch))
+        handle(ns, batch, now, out)
+
+    monkeypatch.setattr(mesh_module, "handle", counted)
+    for n in range(3):
+        asked.append(posted(f"later-{n}"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            # What is awaited has no event: turns of the mesh, which run in the loop's own.
+            while sum(sizes) < handled_before_its_end:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert sum(sizes) == handled_before_its_end
+    finally:
+        held.go.set()
+    await asyncio.gather(*asked)
+    return [size for size in sizes if size]
+
+
+async def test_what_comes_while_a_commit_is_written_shares_one_turn(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 1_000.0)
+    assert await turns_beside_a_commit(mesh, monkeypatch, 0) == [3]
+
+
+async def test_a_turn_does_not_wait_long_for_a_commit(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 0.0)
+    assert sum(await turns_beside_a_commit(mesh, monkeypatch, 3)) == 3
