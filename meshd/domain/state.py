@@ -15,7 +15,7 @@ from math import inf
 from meshd.domain.agent_index import AgentIndex
 from meshd.domain.drains import Drain
 from meshd.domain.effects import Effects, Stream
-from meshd.domain.frames import Feature
+from meshd.domain.frames import Assign, Feature
 from meshd.domain.limits import RECENT_TASKS, SessionRules
 from meshd.domain.liveness import Fleet
 from meshd.domain.placement.pools import Pools
@@ -109,14 +109,21 @@ class Namespace:
         """Ask for a timer; whoever handles it checks that it still means something."""
         heapq.heappush(self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt))
 
-    def sent(self, session: Session, stream: Stream, fences: list[bytes], now_mono: float) -> None:
-        """Note that assignments were let out to a stream of a session that must accept them in time.
+    def sent(self, stream: Stream, assigned: list[Assign], now_mono: float) -> None:
+        """Note that assignments were let out to a stream whose agent must accept them in time.
 
         The time counts from here, not from the decision: a slow disk must not look like a deaf agent.
         """
-        if Feature.ACCEPT in session.features:
-            due = now_mono + self.rules.accept_timeout_ms / 1000
-            self.accept_due.append((due, session, stream, fences))
+        fences = [assign.fence for assign in assigned]
+        # Not asked of the stream: what leaves together with Opened does so before the stream knows its session.
+        for assign in assigned:
+            task = self.tasks.get(assign.task_id)
+            session = None if task is None else self.sessions.get(task.session_id)
+            if session is not None and session.stream is stream:
+                if Feature.ACCEPT in session.features:
+                    due = now_mono + self.rules.accept_timeout_ms / 1000
+                    self.accept_due.append((due, session, stream, fences))
+                return
 
     def postpone_accepts(self, seconds: float) -> None:
         """Give every awaited Accept more time, because the daemon itself stood still."""

@@ -371,18 +371,18 @@ class Mesh:
 
     def _send(self, sends: list[tuple[Stream, DownFrame]]) -> None:
         """Put frames into their outboxes; the time to accept an assignment starts now."""
-        assigned: dict[AgentStream, list[bytes]] = {}
+        assigned: dict[AgentStream, list[Assign]] = {}
         for stream, frame in sends:
             if isinstance(stream, AgentStream):
                 stream.push(frame)
                 if type(frame) is Assign:
-                    assigned.setdefault(stream, []).append(frame.fence)
+                    assigned.setdefault(stream, []).append(frame)
         if not assigned:
             return
         mono = time.monotonic()
-        for stream, fences in assigned.items():
-            if stream.session is not None:
-                stream.namespace.sent(stream.session, stream, fences, mono)
+        for stream, frames in assigned.items():
+            # Also of a stream that opens with them, whose session is set only by the reply.
+            stream.namespace.sent(stream, frames, mono)
         self._arm()
 
     def _arm(self) -> None:

@@ -256,10 +256,10 @@ class Daemon:
             if isinstance(stream, Link):
                 messages.setdefault(stream, []).append(frame)
         for link, frames in messages.items():
-            fences = [frame.fence for frame in frames if type(frame) is f.Assign]
-            if fences and link.session is not None and not link.closing:
-                self.namespaces[link.namespace].sent(link.session, link, fences, self.world.time.now)
-                self.world.oracle.assigned(link, fences)
+            assigned = [frame for frame in frames if type(frame) is f.Assign]
+            if assigned and not link.closing:
+                self.namespaces[link.namespace].sent(link, assigned, self.world.time.now)
+                self.world.oracle.assigned(link, [frame.fence for frame in assigned])
             link.down(frames)
 
     # ---- the end

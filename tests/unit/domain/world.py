@@ -88,16 +88,14 @@ class World:
             if task_key in self.outputs:
                 self.ended_twice.append(str(task_key))
             self.outputs[task_key] = output
-        assigned: dict[int, tuple[Session, list[bytes]]] = {}
+        assigned: dict[FakeStream, list[f.Assign]] = {}
         for stream, frame in out.urgent + out.sends:
             if isinstance(stream, FakeStream) and not stream.closed:
                 stream.frames.append(frame)
                 if type(frame) is f.Assign:
-                    for session in self.ns.sessions.values():
-                        if session.stream is stream:
-                            assigned.setdefault(id(stream), (session, []))[1].append(frame.fence)
-        for session, fences in assigned.values():
-            self.ns.sent(session, session.stream, fences, self.mono)
+                    assigned.setdefault(stream, []).append(frame)
+        for stream, frames in assigned.items():
+            self.ns.sent(stream, frames, self.mono)
         for stream in out.closes:
             if isinstance(stream, FakeStream):
                 stream.closed = True

@@ -10,14 +10,26 @@ from typing import Any
 
 import pytest
 
-from meshd.domain.commands import Deregister, Submit
+from meshd.domain.commands import Deregister, OpenStream, Submit
 from meshd.domain.effects import Effects
+from meshd.domain.frames import Assign, Feature, Opened
 from meshd.domain.limits import SessionRules
 from meshd.domain.machine import handle
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentSpec, AgentType, Health, Now, Session, TaskSpec, requirements_for
+from meshd.domain.values import (
+    Agent,
+    AgentSpec,
+    AgentType,
+    Health,
+    Now,
+    Requirements,
+    Session,
+    TaskSpec,
+    requirements_for,
+)
 from meshd.engine import mesh as mesh_module
 from meshd.engine.mesh import Mesh
+from meshd.engine.streams import AgentStream
 from meshd.ops.metrics import Metrics
 from meshd.ports.store import StorageError, Store
 from meshd.store.sqlite import SqliteStore
@@ -194,3 +206,19 @@ async def test_what_comes_while_a_commit_is_written_shares_one_turn(
 async def test_a_turn_does_not_wait_long_for_a_commit(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 0.0)
     assert sum(await turns_beside_a_commit(mesh, monkeypatch, 3)) == 3
+
+
+async def test_what_leaves_together_with_opened_must_be_accepted_in_time_too(mesh: Mesh) -> None:
+    mesh.begin()
+    ns = mesh.namespaces["default"]
+    stream = AgentStream(ns)
+    features = frozenset({int(Feature.ACCEPT)})
+    spec = TaskSpec("t1", "work", b"", b"", Requirements(frozenset()))
+    answers = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    # In one turn: the task is assigned to the stream that opens, and both leave with one commit.
+    mesh.post(ns, Submit(answers[0], [spec], "operator:test", {}, 0, False))
+    mesh.post(ns, OpenStream(answers[1], stream, "a", "s1", b"", 1, True, features, None, []))
+    await asyncio.gather(*answers)
+    kinds = [type(frame) for frame in await stream.take()]
+    assert kinds == [Opened, Assign]
+    assert [due[2] for due in ns.accept_due] == [stream]
