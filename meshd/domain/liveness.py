@@ -113,7 +113,9 @@ class Fleet:
             end_mono = max(now_mono + return_ms / 1000, self.hold_until_mono)
             session.last_seen_mono = min(session.last_seen_mono, end_mono - session.lease.ttl_ms / 1000)
         self._breaks.append(now_mono)
-        while self._breaks[0] < now_mono - 60.0:
+        # Whoever is still asked about broke so lately, and what broke together with it.
+        oldest_mono = now_mono - self.rules.lost_after_ms / 1000 - 2 * BREAK_WINDOW_S
+        while self._breaks[0] < oldest_mono:
             self._breaks.popleft()
 
     def left(self) -> None:
@@ -139,18 +141,14 @@ class Fleet:
         self._stall_end_mono = now_mono
         for session in sessions:
             session.last_seen_mono += seconds
-            if session.broken_mono:
-                session.ttl_only = True
+            # Of one that is connected the end of its connection decides anew.
+            session.ttl_only = True
 
     def expired(self, sessions: Iterable[Session], total: int, now_mono: float) -> list[Session]:
         """Return the sessions whose lease is over, or none while the mesh suspects itself; pace those to come."""
         self._pace(total)
         over = [s for s in sessions if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000]
         if now_mono < self.brake_until_mono:
-            return []
-        if not over:
-            # Those that were in doubt have spoken: the next time the mesh suspects itself again.
-            self.braked = False
             return []
         window_s = self.lease.ttl_ms / 1000
         while self._expiries and self._expiries[0] < now_mono - window_s:
@@ -159,12 +157,13 @@ class Fleet:
         held = [s for s in over if not s.broken_mono and s.stream is None]
         fresh = len(over) - len(held)
         many = fresh + len(self._expiries)
-        if total >= MASS_EXPIRY_MIN_SESSIONS and 2 * many > total and not self.braked:
+        if 2 * many <= total:
+            # Those that were in doubt have spoken: the next time the mesh suspects itself again.
+            self.braked = False
+        elif total >= MASS_EXPIRY_MIN_SESSIONS and not self.braked:
             self.braked = True
             self.brake_until_mono = now_mono + window_s
             return held
-        if 2 * many <= total:
-            self.braked = False
         self._expiries.extend([now_mono] * fresh)
         return over
 

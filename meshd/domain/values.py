@@ -218,6 +218,8 @@ class Task:
     accept_ms: int = 0
     """Wall time of Accept; 0 before. Not durable: after a restart the agent's ``held`` tells."""
     # Not durable.
+    taken: bool = False
+    """An agent has taken it: its time in the queue counts no more, though that attempt may have ended since."""
     fence: bytes = b""
     progress: tuple[int, int, float | None, str] | None = None
     """(attempt, seq, fraction, message)."""

@@ -81,6 +81,7 @@ def accepted(ns: Namespace, task: Task, now: Now) -> None:
     advance(task, Event.ACCEPT)
     task.attempt_state = AttemptState.RUNNING
     task.accept_ms = now.wall_ms
+    task.taken = True
     if task.spec.execution_timeout_ms:
         ns.arm(
             now.mono + task.spec.execution_timeout_ms / 1000,
@@ -187,11 +188,10 @@ def conclude_stop(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
 
 def void(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
     """Make the fence of an attempt that did not stop in time void; its slot stays taken until the agent says so."""
-    session = ns.sessions.get(task.session_id)
-    if session is not None:
-        session.held.pop(task.fence, None)
-        session.quarantine.add(task.fence)
-        out.sends.append((session.stream, Revoke(task.fence)))
+    session = ns.sessions[task.session_id]
+    del session.held[task.fence]
+    session.quarantine.add(task.fence)
+    out.sends.append((session.stream, Revoke(task.fence)))
     conclude_stop(ns, task, now, out)
 
 

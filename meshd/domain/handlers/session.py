@@ -125,8 +125,9 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     session.features = command.features
     session.broken_mono = 0.0
     session.ttl_only = False
-    if command.slots is not None:
+    if command.slots is not None and command.slots != session.slots:
         session.slots = command.slots
+        ns.agent_changed(session.agent, out)
     keep, drop, missing = _reconcile(ns, session, command, now, out)
     spec = session.agent.spec
     session.lease = session.told = ns.fleet.lease_of(spec)
@@ -144,9 +145,10 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         )
     )
     for task in missing:
-        out.sends.append((session.stream, assignment(task)))
         if f.Feature.ACCEPT not in session.features:
+            # Before the assignment is made, which tells its deadline: the time of the attempt counts from here.
             accepted(ns, task, now)
+        out.sends.append((session.stream, assignment(task)))
     if f.Feature.CANCEL in session.features:
         stopping = [t for t in session.held.values() if t.attempt_state is AttemptState.STOPPING]
         out.sends.extend((session.stream, cancel_frame(t)) for t in stopping)
@@ -195,7 +197,8 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
         # The session went on without this stream. What arrived on it is void unless it is sent again.
         return
     _seen(session, now)
-    if session.deaf or session.bucket < 0:
+    # One that is deaf is offered no work either.
+    if session.bucket < 0:
         session.deaf = False
         _recover(ns, session, "it answers again", now, out)
     for frame in command.frames:
@@ -230,7 +233,8 @@ def _extend_lease(ns: Namespace, session: Session, now: Now, out: Effects) -> No
 def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) -> None:
     """Note that a session's connection ended without Bye."""
     session = command.session
-    if session.stream is not command.stream or session.session_id not in ns.sessions:
+    if session.stream is not command.stream:
+        # It has another by now, or is over.
         return
     session.stream = None
     ns.pools.remove(session)
@@ -308,7 +312,7 @@ def settle_drain(ns: Namespace, session: Session, words: str, now: Now, out: Eff
             notify_drain(session, out)
     # One that is away, deaf or suspect gets work, or its new health, when it speaks.
     if not session.deaf and session.agent.health is not Health.SUSPECT:
-        _recover(ns, session, words or "no longer drained", now, out)
+        _recover(ns, session, "no longer drained", now, out)
 
 
 def notify_drain(session: Session, out: Effects) -> None:

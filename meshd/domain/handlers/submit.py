@@ -112,11 +112,13 @@ def stop(
     if task.attempt_state is AttemptState.STOPPING:
         # A cancel or the task's own deadline outranks the timeout of one attempt, which would try again, and the end
         # of one attempt that is handed over, which would begin another.
+        before = task.cancel_cause, task.cancel_grace_ms
         if task.cancel_cause in (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE):
             task.cancel_cause = cause
         if grace_ms < task.cancel_grace_ms:
             _give_grace(ns, task, grace_ms, now)
-        changed(task, out)
+        if (task.cancel_cause, task.cancel_grace_ms) != before or cause is OutcomeReason.CANCEL_REQUESTED:
+            changed(task, out)
         return
     _stop_attempt(ns, task, cause, grace_ms, now, out)
 
@@ -143,8 +145,8 @@ def _stop_attempt(
     task.cancel_cause = cause
     _give_grace(ns, task, grace_ms, now)
     changed(task, out)
-    session = ns.sessions.get(task.session_id)
-    if session is not None and Feature.CANCEL in session.features:
+    session = ns.sessions[task.session_id]
+    if Feature.CANCEL in session.features:
         out.sends.append((session.stream, cancel_frame(task)))
 
 

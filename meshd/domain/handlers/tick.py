@@ -54,12 +54,13 @@ def _task_timer(ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, 
     elif kind is Timer.EXECUTION:
         if task.state in ASSIGNED_STATES and task.attempt_state is not AttemptState.STOPPING:
             stop(ns, task, OutcomeReason.EXECUTION_TIMEOUT, DEFAULT_GRACE_MS, now, out)
-    elif kind is Timer.GRACE and task.attempt_state is AttemptState.STOPPING:
+    elif task.attempt_state is AttemptState.STOPPING:
+        # Its grace is over.
         void(ns, task, now, out)
 
 
 def _queue_deadline(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
-    if task.accept_ms or task.failures or task.losses:
+    if task.taken or task.failures or task.losses:
         return
     if task.state in ASSIGNED_STATES:
         # On its way to an agent that has not taken it yet: look again.
@@ -91,5 +92,5 @@ def sweep(ns: Namespace, expired: list[Session], silent: list[Session], now: Now
         lose_session(ns, session, cause, words, now, out)
     for session in silent:
         late_s = 2 * session.lease.beat_interval_ms / 1000
-        if session.stream is not None and now.mono - session.last_seen_mono > late_s:
+        if now.mono - session.last_seen_mono > late_s:
             suspect(ns, session, now, out)

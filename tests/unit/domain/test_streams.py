@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
-from meshd.domain.values import TaskState
-from tests.unit.domain.world import FakeStream, World
+from meshd.domain.values import AttemptState, TaskState
+from tests.unit.domain.world import FakeStream, World, fence
 
 
 def test_what_a_session_held_goes_to_others_when_it_only_beats_from_now_on() -> None:
@@ -28,3 +28,64 @@ def test_what_a_session_held_goes_to_others_when_it_only_beats_from_now_on() -> 
     assert world.task("t2").state is TaskState.CANCELLED
     world.agent("w2")
     assert world.task("t1").agent_id == "w2"
+
+
+def test_an_agent_without_accept_is_told_the_deadline_that_counts_when_it_is_given_an_attempt_again() -> None:
+    world = World()
+    session, _ = world.agent("w1")
+    world.submit("t1", execution_timeout_ms=2_000)
+    world.mono += 0.5
+    again = world.open(session, held=[], features=frozenset())
+    (assign,) = again.of(f.Assign)
+    assert assign.deadline_ms == world.now.wall_ms + 2_000
+    world.wait(1.9)
+    assert world.task("t1").attempt_state is AttemptState.RUNNING
+    world.wait(0.25)
+    assert world.task("t1").attempt_state is AttemptState.STOPPING
+
+
+def test_watchers_see_the_slots_that_an_open_tells() -> None:
+    world = World()
+    session, _ = world.agent("w1", slots=2)
+    before = session.agent.revision
+    for number, slots in enumerate((3, 3), 2):
+        stream = FakeStream("next")
+        world.do(
+            c.OpenStream(
+                None,
+                stream,
+                "w1",
+                session.session_id,
+                session.resume_hash,
+                number,
+                True,
+                frozenset(),
+                slots,
+                [],
+            )
+        )
+    assert (session.slots, session.agent.revision) == (3, before + 1)
+
+
+def test_a_deadline_changes_nothing_of_an_attempt_that_is_being_cancelled_for_less() -> None:
+    world = World()
+    session, stream = world.agent("w1")
+    world.submit("t1", timeout_ms=1_000)
+    world.send(session, f.Accept(stream.of(f.Assign)[0].fence))
+    world.do(c.Cancel(None, "t1", 5_000))
+    generation = world.task("t1").generation
+    world.wait(1.5)
+    assert world.task("t1").generation == generation
+    world.wait(4.0)
+    assert world.task("t1").state is TaskState.CANCELLED
+
+
+def test_a_task_that_was_taken_once_does_not_expire_in_the_queue_again() -> None:
+    world = World()
+    session, stream = world.agent("w1")
+    world.submit("t1", queue_timeout_ms=3_000)
+    world.send(session, f.Accept(fence(stream)))
+    world.send(session, f.Stopped(fence(stream)))
+    world.send(session, f.Decline(fence(stream), "busy", 60_000))
+    world.wait(5.0)
+    assert world.task("t1").state is TaskState.QUEUED
