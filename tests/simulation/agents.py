@@ -33,8 +33,9 @@ class MinimalMachine(SessionMachine):
     """The minimal profile: no features, so no Accept; everything else as the contract asks."""
 
     def open_stream(self, max_inbound_bytes: int, *, takes_work: bool) -> pb.AgentFrame:
-        """Open without any feature."""
+        """Open without any feature, and with the slots that were registered."""
         frame = super().open_stream(max_inbound_bytes, takes_work=takes_work)
+        frame.open.ClearField("slots")
         del frame.open.features[:]
         return frame
 
@@ -150,6 +151,9 @@ class Agent:
         if daemon is None:
             self._retry()
             return
+        if self.world.rng.random() < 0.04:
+            # It was away for too long, as it sees it.
+            self.machine.abandon_all()
         self.link = Link(self.world, self, daemon, takes_work=self.takes_work)
         self.link.up([self.machine.open_stream(0, takes_work=self.takes_work)])
 
@@ -235,8 +239,10 @@ class Agent:
     def _beat(self, due: float) -> None:
         now = self.world.time.now
         self._silent_since += max(0.0, now - due)
-        self.later(BEAT_S * (0.8 + 0.2 * self.world.rng.random()), self._beat, now + BEAT_S)
-        ttl_s = (self.lease_ttl_ms or self.world.rules.lease_ttl_ms) / 1000
+        limits = self.machine.limits
+        pause_s = limits.beat_interval.ToMilliseconds() / 1000 or BEAT_S
+        self.later(pause_s * (0.8 + 0.2 * self.world.rng.random()), self._beat, now + pause_s)
+        ttl_s = limits.lease_ttl.ToMilliseconds() / 1000
         # Without LeaseAck silence says nothing.
         told = Feature.FEATURE_LEASE_ACK in self.machine.features or not self.machine.is_open
         if self.link is not None and told and now - self._silent_since > 1.5 * ttl_s:
@@ -274,7 +280,8 @@ class Agent:
                 # Said before the agent knew that the attempt is void.
                 self.machine._send(pb.AgentFrame(progress=pb.Progress(fence=attempt.fence, seq=9)))
         for attempt in received.cancel + received.drop:
-            if attempt in self.machine._running and self.world.rng.random() < 0.7:
+            obeys = self.world.rng.random() < self.world.plan.settings.obedience
+            if attempt in self.machine._running and obeys:
                 self.later(self.world.rng.random() * 0.3, self._ended, attempt, True)
         if received.go_away is not None:
             reason = received.go_away.reason
@@ -289,6 +296,9 @@ class Agent:
             self.machine._outbox.clear()
             return
         while batch := self.machine.take_batch():
+            if self.world.rng.random() < 0.03:
+                # Whoever reports soon need not have said that it accepts.
+                batch = [frame for frame in batch if not frame.HasField("accept")]
             for frame in batch:
                 if frame.HasField("decline") and self.world.rng.random() < 0.5:
                     frame.decline.retry_in.FromMilliseconds(self.world.rng.choice((200, 2_500)))
@@ -299,7 +309,8 @@ class Agent:
                         frame.progress.CopyFrom(pb.Progress(fence=fence, seq=self.world.rng.randrange(1, 4)))
                     else:
                         frame.output.CopyFrom(pb.Output(fence=fence, seq=1, chunk=b"piece"))
-            self.link.up(batch)
+            if batch:
+                self.link.up(batch)
 
     # ---- handlers
 
@@ -308,6 +319,7 @@ class Agent:
         if not hangs:
             self.later(duration_s, self._ended, attempt)
         if self.world.rng.random() < 0.1:
+            self.later(duration_s / 3, self._progress, attempt)
             self.later(duration_s / 2, self._progress, attempt)
 
     def _progress(self, attempt: Attempt) -> None:

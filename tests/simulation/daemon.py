@@ -59,10 +59,18 @@ class Daemon:
         keys = Counter(restored.next_key)
         self.namespaces = build(restored, world.rules, self.fleet, keys, world.rng, self.clock())
         world.oracle.started(self, restored)
+        self.listening = False
+        self.later(self.start_mono + world.rng.choice((0.0, 0.0, 0.8)) * world.rng.random(), self._listen)
         self.later(self.start_mono + SWEEP_S, self._sweep)
         self._turn()
 
     # ---- running
+
+    def _listen(self) -> None:
+        """Let callers in; agents that come back have the hold from now on."""
+        self.listening = True
+        self.fleet.restart_hold(self.sessions(), self.world.time.now)
+        self.world.oracle.leases.listening(self)
 
     def later(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have this life do something at a time."""
@@ -121,6 +129,7 @@ class Daemon:
         now = self._now()
         sessions = self.sessions()
         quiet = silent(sessions, now.mono)
+        self.world.oracle.leases.pace.counted(len(sessions))
         expired = self.fleet.expired(quiet, len(sessions), now.mono)
         for ns in self.namespaces.values():
             if ns.sessions:
@@ -204,7 +213,7 @@ class Daemon:
             return
         assert self.in_flight is not None
         batch, self.in_flight = self.in_flight, None
-        self.world.oracle.durable(self.world.disk.write(batch), self)
+        self.world.oracle.durable(self.world.disk.write(batch))
         self.later(self.world.time.now, self._committed, number, effects)
 
     def _committed(self, number: int, effects: Effects) -> None:
@@ -268,7 +277,7 @@ class Daemon:
         """End this life now: connections break, what was being written has landed or has not."""
         self.dead = True
         if self.in_flight is not None and self.world.rng.random() < 0.5:
-            self.world.oracle.durable(self.world.disk.write(self.in_flight), self)
+            self.world.oracle.durable(self.world.disk.write(self.in_flight))
         for call in list(self.calls):
             call.lose()
         for link in list(self.links):

@@ -70,13 +70,7 @@ class Disk:
             self.tasks[task.key] = row
             self._read[task.key] = task
             touched.append(task)
-        for change in batch.changed:
-            old = self.tasks.get(change[0])
-            if old is None:
-                raise Violation(f"a change of task key {change[0]} is written, which is not there")
-            self.tasks[change[0]] = (*change, *old[len(change) :])
-            task = self._read[change[0]] = rows.task_from_row(self.tasks[change[0]])
-            touched.append(task)
+        touched += [self._change(change) for change in batch.changed]
         for attempt in batch.attempts:
             of_task = self.attempts.setdefault(attempt.task_key, {})
             if attempt.number in of_task:
@@ -94,6 +88,16 @@ class Disk:
             if not drain.lift_ms:
                 self.drains[drain.namespace, drain.drain_id] = drain
         return touched
+
+    def _change(self, change: tuple[Any, ...]) -> Task:
+        old = self.tasks.get(change[0])
+        if old is None:
+            raise Violation(f"a change of task key {change[0]} is written, which is not there")
+        if change[:2] == old[:2] and change[3:] == old[3 : len(change)]:
+            raise Violation(f"a change of task key {change[0]} is written, but only its generation changes")
+        self.tasks[change[0]] = (*change, *old[len(change) :])
+        task = self._read[change[0]] = rows.task_from_row(self.tasks[change[0]])
+        return task
 
     def restore(self) -> Restored:
         """Raise the epochs and return what a start needs."""

@@ -118,7 +118,7 @@ def _impostor(world: World, agent: Agent, event: Event) -> None:
 
 
 def _revoke(world: World, agent: Agent, event: Event) -> None:
-    agent_id = agent.agent_id if event.detail % 5 else "nobody"
+    agent_id = {0: "nobody", 1: "declared"}.get(event.detail % 5, agent.agent_id)
     _ask(world, agent, lambda ticket: c.RevokeAgent(ticket, agent_id))
 
 
@@ -133,7 +133,13 @@ def _declare(world: World, agent: Agent, event: Event) -> None:
     world.declare(agent.namespace, agent_id, event.detail % 7)
     if event.detail % 3:
         # Again, with the same content or other.
-        world.time.after(event.amount, world.declare, agent.namespace, agent_id, event.detail % 2)
+        world.time.after(
+            event.amount,
+            world.declare,
+            agent.namespace,
+            agent_id,
+            event.detail % (7 if event.detail % 3 == 1 else 2),
+        )
 
 
 AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
@@ -158,6 +164,7 @@ AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
 
 def _kill(world: World, event: Event) -> None:
     world.restart_s = 0.1 + event.amount**2 * (8.0 if event.detail % 5 == 0 else 2.0)
+    world.from_backup = event.detail % 6 == 1
     world.kill("at an instant")
 
 
@@ -167,11 +174,19 @@ def _kill_at(world: World, event: Event) -> None:
 
 
 def _freeze_daemon(world: World, event: Event) -> None:
+    if event.detail % 4 == 0:
+        # Some connections end just before, and nobody can return meanwhile.
+        for agent in world.agents[event.subject % 2 :: 2]:
+            _cut(agent)
+        world.time.after(0.15, _freeze_daemon, world, event._replace(detail=1))
+        return
     daemon = world.daemon
     now = world.time.now
     if daemon is None or daemon.frozen_until > now:
         return
     seconds = event.amount**2 * 9.0
+    for agent in world.agents[event.subject % 3 :: 3] if event.detail % 2 else ():
+        world.time.after(seconds + 0.1 + event.amount * 5.0, _cut, agent)
     daemon.frozen_until = now + seconds
     world.daemon_freezes.append((now + seconds, seconds))
     if seconds > 2.0:
@@ -194,7 +209,7 @@ def _operator_drain(world: World, event: Event) -> None:
     namespaces = world.plan.settings.namespaces
     namespace = namespaces[event.detail % len(namespaces)]
     patterns = ["*" if event.subject % 4 == 0 else f"a{event.subject % 3}"]
-    if event.detail % 3 == 0:
+    if event.detail % 3:
         patterns.append("a?")
     grace_ms = int(event.amount * 2_000)
     for number, pattern in enumerate(patterns):

@@ -49,7 +49,8 @@ class Agents:
         alone = len(batch) <= 1 and self._next_due > mono
         for agent in ns.agents.values():
             before = self._before.get(agent)
-            if agent not in told_agents and before != _shown(agent):
+            slots = agent in self._before and self._slots[agent] != _slots(agent)
+            if agent not in told_agents and (slots or before != _shown(agent)):
                 raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
             if (
                 alone

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
+from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Health, Now, Session, Task
+from tests.simulation.pace import Pace
 from tests.simulation.timeline import Violation
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel
 class Seen:
     """What was seen of one session."""
 
-    __slots__ = ("alive", "broken", "restored", "session", "since")
+    __slots__ = ("alive", "broken", "restored", "return_s", "session", "since")
 
     def __init__(self, session: Session, alive: float, *, restored: bool) -> None:
         self.session = session
@@ -41,6 +43,8 @@ class Seen:
         self.alive = alive
         self.broken: float | None = None
         """When its stream ended, and none has opened since."""
+        self.return_s = 0.0
+        """So long a fleet as it was then takes to come back."""
         self.restored = restored
         """It has not come back since the daemon started."""
 
@@ -50,6 +54,7 @@ class Leases:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.pace = Pace(world)
         self._seen: dict[Session, Seen] = {}
         self._sent: dict[bytes, tuple[Link, float]] = {}
         self._present: dict[str, Session] = {}
@@ -62,29 +67,37 @@ class Leases:
         """Of more than a TTL, that ended: (begin, end, the TTL)."""
         """(when, TTL) of sessions lost by it."""
         self._hold_until = 0.0
+        self._most = 0
         self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
 
     def started(self, daemon: Daemon) -> None:
         """A life of the daemon begins: all restored sessions have until the end of the hold."""
-        sessions = daemon.sessions()
-        now = self.world.time.now
-        rules = self.world.rules
-        hold_s = max(rules.hold_min_ms, rules.hold_per_session_ms * len(sessions)) / 1000
-        self._hold_until = now + hold_s if sessions else 0.0
-        self._seen = {s: Seen(s, now, restored=True) for s in sessions}
+        self.listening(daemon)
+        self._most = 0
+        self.pace.started(daemon)
         self._sent.clear()
         self._breaks.clear()
         self._maybe_breaks.clear()
         self._ttl_losses.clear()
         self._silences.clear()
 
+    def listening(self, daemon: Daemon) -> None:
+        """Nobody could come back before: the hold counts from now on."""
+        sessions = daemon.sessions()
+        now = self.world.time.now
+        rules = self.world.rules
+        hold_s = max(rules.hold_min_ms, rules.hold_per_session_ms * len(sessions)) / 1000
+        self._hold_until = now + hold_s if sessions else 0.0
+        self._seen = {s: Seen(s, now, restored=True) for s in sessions}
+
     def assigned(self, link: Link, fences: list[bytes]) -> None:
         """Assignments were let out."""
         for fence in fences:
             self._sent[fence] = (link, self.world.time.now)
 
-    def before(self, ns: Namespace) -> None:
+    def before(self, ns: Namespace, out: Effects) -> None:
         """Note who is there."""
+        self.pace.before(out)
         self._present = dict(ns.sessions)
         self._doubted = {s for s in ns.sessions.values() if s.agent.health in DOUBTED}
         self._unaccepted = {
@@ -100,8 +113,9 @@ class Leases:
         }
         self._streams = {s: s.stream for s in ns.sessions.values()}
 
-    def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], now: Now) -> None:
+    def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Note signs of life; judge who is gone."""
+        self.pace.after(ns, batch, out, now.mono)
         said: set[Session] = set()
         for command in batch:
             self._command(ns, command, now.mono, said)
@@ -143,6 +157,7 @@ class Leases:
                 self._maybe_breaks.append(mono)
             if seen is not None and command.session.stream is None and seen.broken is None:
                 seen.broken = mono
+                seen.return_s = self.pace.return_s()
                 self._breaks.append(mono)
         elif kind in (c.Register, c.Deregister, c.RevokeAgent):
             agent_id = command.spec.agent_id if isinstance(command, c.Register) else command.agent_id  # type: ignore[union-attr]
@@ -170,6 +185,10 @@ class Leases:
             raise Violation(f"{name} has spoken and is offered no work")
 
     def _ttl(self, session: Session) -> float:
+        return self.pace.ttl_s(session)
+
+    def _usual_ttl(self, session: Session) -> float:
+        """Return the TTL as it is set, not stretched for a large fleet."""
         return (session.agent.spec.lease_ttl_ms or self.world.rules.lease_ttl_ms) / 1000
 
     def _frozen_since(self, since: float, slack: float) -> float:
@@ -188,11 +207,21 @@ class Leases:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
             return
         if cause == BY_LEASE:
-            if silence < self._ttl(session) - 0.001 + frozen:
+            allowed = self._ttl(session) + frozen
+            if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
+                # Stretched for slow beats, a lease says nothing about coming back.
+                back = max(seen.broken + seen.return_s, self._hold_until) - seen.alive
+                allowed = min(allowed, back + self._frozen_since(seen.broken, STALL_SLACK_S))
+            if silence < allowed - 0.001:
                 raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
             self._ttl_losses.append((now, self._ttl(session), seen))
             self._judge_mass(daemon, name, now)
             return
+        self._judge_connection(daemon, session, seen, now)
+
+    def _judge_connection(self, daemon: Daemon, session: Session, seen: Seen, now: float) -> None:
+        name = session.agent.spec.agent_id
+        cause = session.agent.health_cause
         if cause != BY_CONNECTION or seen.broken is None:
             raise Violation(f"{name}, whose connection ended at {seen.broken}, was lost because of {cause!r}")
         lost_after = self.world.rules.lost_after_ms / 1000
@@ -208,7 +237,7 @@ class Leases:
             for end, length in self.world.daemon_freezes
             if length > 0.51 and end > daemon.start_mono
         ]
-        if any(-0.3 < s < self._ttl(session) - 0.3 for s in since_stall):
+        if any(-0.3 < s < self._usual_ttl(session) - 0.3 for s in since_stall):
             raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
         if now - seen.broken - self._frozen_since(seen.broken, STALL_SLACK_S) < lost_after - 0.002:
             raise Violation(f"P12: {name} was lost by its connection, and the daemon stood still meanwhile")
@@ -216,17 +245,12 @@ class Leases:
     def _judge_losses(self, session: Session, batch: list[c.Command], now: float) -> None:
         """Only a death by its connection, or by another process in its place, counts, and only after Accept."""
         agent_id = session.agent.spec.agent_id
-        if any(
-            isinstance(x, c.Frames | c.OpenStream | c.Deregister | c.RevokeAgent | c.Cancel) for x in batch
-        ):
+        if any(isinstance(x, MAY_STOP_OR_END) for x in batch):
             return
         death = any(isinstance(x, c.Register) and x.spec.agent_id == agent_id for x in batch)
         if not death:
             seen = self._seen[session]
-            expired = seen.restored or now - seen.alive >= self._ttl(session) - 0.001
-            if expired and seen.broken is not None:
-                return
-            death = not expired
+            death = not seen.restored and session.agent.health_cause == BY_CONNECTION
         for task, losses, state in self._losses.get(session, ()):
             if task.spec.execution_timeout_ms or task.deadline_ms:
                 # Its time may have been over in the same turn.
@@ -264,6 +288,12 @@ class Leases:
         # One that was silent may have been replaced since.
         return 2 * (before + silent + 1) > len(silences)
 
+    def _doubts(self, since: float, until: float) -> bool:
+        """Return whether the mesh had reason to suspect itself at any time."""
+        return any(
+            self._suspected(since + number * SWEEP_S) for number in range(int((until - since) / SWEEP_S) + 2)
+        )
+
     def _judge_deaf(self, session: Session, unaccepted: list[tuple[bytes, Task]], now: float) -> None:
         name = session.agent.spec.agent_id
         for fence, task in unaccepted:
@@ -277,17 +307,25 @@ class Leases:
     def swept(self, daemon: Daemon, now: Now) -> None:
         """Nobody may be kept for longer than the bounds of P4."""
         rules = self.world.rules
+        self._most = max(self._most, len(self._seen))
         for session, seen in self._seen.items():
             name = session.agent.spec.agent_id
             frozen = self._frozen_since(seen.alive, 0.0)
-            ttl = self._ttl(session)
-            spare = max(rules.lease_ttl_ms / 1000, ttl)
+            ttl = self.pace.longest_s(session)
+            # The mesh may have suspected itself, but not one of few sessions.
+            many = self._most >= self.world.plan.settings.bounds.mass_expiry
+            spare = self.pace.fleet_s()
             start = max(seen.alive, self._hold_until - ttl) if seen.restored else seen.alive
-            if now.mono - start > ttl + 1.5 + spare + frozen:
+            end = start + ttl
+            if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
+                end = min(end, max(seen.broken + seen.return_s, self._hold_until))
+            if now.mono > end + 1.5 + frozen and not (many and self._doubts(end - spare, end + 0.5)):
+                spare = 0.0
+            if now.mono > end + 1.5 + spare + frozen:
                 raise Violation(
                     f"P4: {name} is kept {now.mono - seen.alive:.1f} s after its last sign of life"
                 )
-            if session.bucket >= 0 and now.mono - seen.alive > 2.6 * rules.beat_interval_ms / 1000 + frozen:
+            if session.bucket >= 0 and now.mono - seen.alive > 2 * self.pace.beat_s(session) + 0.6 + frozen:
                 raise Violation(f"{name} is offered work though it is silent")
             lost_after = rules.lost_after_ms / 1000
             if (
@@ -298,7 +336,7 @@ class Leases:
                 and seen.broken > self._hold_until
                 and seen.broken + lost_after > daemon.fleet.brake_until_mono
                 and self._together(seen.broken) <= self.world.plan.settings.bounds.mass_break
-                and not self._frozen_since(seen.broken - ttl - 1.0, 0.0)
+                and not self._frozen_since(seen.broken - self._usual_ttl(session) - 1.0, 0.0)
             ):
                 raise Violation(
                     f"P4: {name} is kept {now.mono - seen.broken:.1f} s after its connection ended"

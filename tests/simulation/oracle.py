@@ -6,7 +6,8 @@ is durable, and compares. Every method raises Violation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
@@ -16,6 +17,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.invariants import violations
 from meshd.domain.placement.matching import fits
 from meshd.domain.state import Namespace
+from meshd.domain.transitions import Event, IllegalTransitionError, advance
 from meshd.domain.values import (
     AttemptState,
     Now,
@@ -25,6 +27,7 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import Restored
+from meshd.store import rows
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
 from tests.simulation.placing import Placing
@@ -106,7 +109,7 @@ class Oracle:
         self._sends = len(out.sends)
         self.batch = batch
         self._writes = _size(out)
-        self.leases.before(ns)
+        self.leases.before(ns, out)
         self.fleet.before(ns, batch, out)
         self.telling.before(ns, batch, out)
         self._keep.clear()
@@ -118,7 +121,7 @@ class Oracle:
 
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Check one turn of a namespace."""
-        self.leases.after(daemon, ns, batch, now)
+        self.leases.after(daemon, ns, batch, out, now)
         self.fleet.check_watchers(ns, batch, out, now.mono)
         self.telling.after(ns, batch, out, self.world.plan.settings, now.mono)
         if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
@@ -175,9 +178,11 @@ class Oracle:
                 continue
             task = ns.tasks.get(frame.task_id)
             session = next((s for s in ns.sessions.values() if s.stream is stream), None)
-            if session is None or task is None or task.fence != frame.fence or frame.fence_number <= mark:
+            if session is None or task is None or task.fence != frame.fence:
                 continue
             self._check_times(task, frame)
+            if frame.fence_number <= mark:
+                continue
             self._fence_mark[ns.name] = max(self._fence_mark[ns.name], frame.fence_number)
             if frame.fence_number <= self.fence_numbers.get(task.key, 0):
                 raise Violation(f"the fence number of {frame.task_id} does not rise")
@@ -230,7 +235,7 @@ class Oracle:
 
     # ---- what is durable
 
-    def durable(self, tasks: list[Task], daemon: Daemon) -> None:
+    def durable(self, tasks: list[Task]) -> None:
         """Check what became durable: the rows of every task agree with each other."""
         disk = self.world.disk
         for task in tasks:
@@ -278,7 +283,9 @@ class Oracle:
             OutcomeReason.TIMEOUT: task.state is TaskState.EXPIRED and task.deadline_ms > 0,
             OutcomeReason.QUEUE_TIMEOUT: task.state is TaskState.EXPIRED
             and task.queue_deadline_ms > 0
-            and not task.failures,
+            and not task.failures
+            and not task.losses
+            and task.key not in self.timing.ran,
         }[task.outcome]
         if not good:
             raise Violation(f"{name} ended as {task.state.name}/{task.outcome.name} against its record")
@@ -351,9 +358,20 @@ class Oracle:
         if task.terminal and outcome is not task.outcome:
             raise Violation(f"P3: a reader sees {task.outcome.name} of {name}, which ended as {outcome}")
 
-    def explained(self, ns: Namespace, task: Task | None) -> None:
+    def explained(self, daemon: Daemon, ns: Namespace, task: Task | None) -> None:
         """Somebody asks why a task waits, and how long the oldest has waited."""
         self.placing.explained(ns, task)
+        self.leases.pace.told_operators(daemon)
+        if not daemon.barrier.pending:
+            for each in ns.tasks.values():
+                self._check_written(each)
+
+    def _check_written(self, task: Task) -> None:
+        """While nothing waits for the disk, all is there that is durable of a task; acceptance is not."""
+        row = rows.task_changes(task)
+        durable = self.world.disk.tasks.get(task.key, ())[: len(row)]
+        if _lasting(row) != _lasting(durable):
+            raise Violation(f"{task.spec.task_id} is {row} in memory and {durable} on the disk")
 
     def submitted(self, namespace: str, task_id: str, digest: bytes, result: c.Submitted | Refusal) -> None:
         """A caller got the result of a submit."""
@@ -435,6 +453,7 @@ class Oracle:
             self._invariants(ns)
             if ns.tasks:
                 raise Violation(f"never ended: {sorted(ns.tasks)}")
+            self._check_final(ns)
             for session in ns.sessions.values():
                 agent = self.world.agent_of(session)
                 if session.stream is None or agent is None or agent.machine.running_count:
@@ -446,6 +465,24 @@ class Oracle:
                 if session.held or session.quarantine:
                     kind = "quarantined" if session.quarantine else "held"
                     raise Violation(f"a slot of {agent} stays {kind} though nothing runs")
+
+    @staticmethod
+    def _check_final(ns: Namespace) -> None:
+        """P3: terminal is final; nothing can happen to what has ended."""
+        for task in list(ns.recent.values())[:1]:
+            for event in Event:
+                try:
+                    advance(copy(task), event)
+                except IllegalTransitionError:
+                    continue
+                raise Violation(f"P3: {task.spec.task_id} has ended, and {event.name} may happen to it")
+
+
+def _lasting(row: tuple[Any, ...]) -> list[Any]:
+    """Return a task's row without acceptance, which is not durable: neither the task's nor the attempt's."""
+    runs = {+TaskState.RUNNING: +TaskState.ASSIGNED}
+    started = {+AttemptState.RUNNING: +AttemptState.ASSIGNED}
+    return [row[0], runs.get(row[1], row[1]), *row[2:13], started.get(row[13], row[13]), *row[14:]]
 
 
 def _size(out: Effects) -> int:

@@ -22,6 +22,7 @@ from tests.simulation.timeline import Violation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+LEAST_LOADED = Strategy.LEAST_LOADED
 Fresh = list[tuple[Task, Session]]
 
 
@@ -99,25 +100,23 @@ class Placing:
     def _check_choice(self, ns: Namespace, fresh: Fresh, queued: list[Task], mono: float) -> None:
         """LEAST_LOADED: the least loaded; while the queue is deep one agent is kept for so many draws, and no more.
 
-        Judged when all tasks of the turn ask for the same, so that the queue was served in one go.
+        Judged when all that was handed out asks for the same, so that one queue was served, in one go.
         """
-        wanted = {(task.spec.requirements, task.spec.strategy) for task, _ in fresh}
-        wanted |= {(task.spec.requirements, task.spec.strategy) for task in queued}
         first = fresh[0][0]
-        if len(wanted) > 1 or first.spec.strategy is not Strategy.LEAST_LOADED or has_preferences(first):
+        wanted = first.spec.requirements
+        if any(until > mono for until in self._declined.values()):
             return
-        offered = [
-            s for s in ns.sessions.values() if s.bucket >= 0 and fits(first.spec.requirements, s.agent.spec)
-        ]
-        if any(
-            not self._may(task, s, mono) for task in chain(queued, (t for t, _ in fresh)) for s in offered
-        ):
+        if any(t.spec.requirements != wanted or t.spec.strategy is not LEAST_LOADED for t, _ in fresh):
             return
+        queued = [task for task in queued if task.spec.requirements == wanted]
+        offered = [s for s in ns.sessions.values() if s.bucket >= 0 and fits(wanted, s.agent.spec)]
         used = {s: len(s.held) + len(s.quarantine) for s in offered}
         for _, session in fresh:
             used[session] -= 1
         free = sum(max(0, s.slots - used[s]) for s in offered)
-        deep = len(fresh) + len(queued) >= free
+        # A task with preferences is placed singly, among those whom it prefers most.
+        deep = not has_preferences(first) and len(fresh) + len(queued) >= free
+        liked = {s: score(wanted, s.agent.spec) for s in offered}
         kept: Session | None = None
         draws = 0
         for task, session in fresh:
@@ -127,7 +126,9 @@ class Placing:
                     raise Violation(f"{task.spec.task_id} did not stay with {_name(kept)} in a deep queue")
             else:
                 kept, draws = session, 0
-                least = min(_sixteenths(s, used[s]) for s in offered)
+                open_to = [s for s in offered if used[s] < s.slots]
+                most = max(liked[s] for s in open_to)
+                least = min(_sixteenths(s, used[s]) for s in open_to if liked[s] == most)
                 if _sixteenths(session, used[session]) > least:
                     raise Violation(f"{task.spec.task_id} went to {_name(session)}, not to the least loaded")
             draws += 1

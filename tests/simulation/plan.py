@@ -16,6 +16,7 @@ from meshd.domain.limits import (
     MAX_DRAINS,
     SessionRules,
 )
+from meshd.domain.pacing import MS_PER_SESSION
 from meshd.domain.values import (
     DEFAULT_PRIORITY,
     LabelCondition,
@@ -49,6 +50,8 @@ class Bounds(NamedTuple):
     drains: int
     kept_draws: int
     """Draws for which a chosen agent is kept."""
+    ms_per_session: int
+    """So much of the interval of beats each session takes."""
 
 
 class Settings(NamedTuple):
@@ -60,6 +63,8 @@ class Settings(NamedTuple):
     bounds: Bounds
     decline_share: float
     """Share of assignments that agents turn down."""
+    obedience: float
+    """Share of handlers that stop when they are told to."""
     latency_s: float
     loss: float
     """Share of unary requests and replies that are lost."""
@@ -118,9 +123,9 @@ FAULTS = (
     ("leave", 2),
     ("drain", 3),
     ("heartbeat_only", 3),
-    ("impostor", 2),
-    ("revoke", 1),
-    ("declare", 2),
+    ("impostor", 4),
+    ("revoke", 2),
+    ("declare", 3),
     ("deregister", 2),
     ("kill", 6),
     ("kill_at", 8),
@@ -129,8 +134,8 @@ FAULTS = (
     ("disk_fail", 2),
     ("jump", 2),
     ("lag", 3),
-    ("together", 2),
-    ("operator_drain", 4),
+    ("together", 6),
+    ("operator_drain", 8),
     ("hush", 2),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
@@ -146,6 +151,8 @@ def make(seed: int) -> Plan:
     for number in range(names):
         at = rng.random() ** 1.5 * settings.seconds
         tasks = [_task(rng, number * 10 + part) for part in range(rng.choice((1, 1, 1, 2, 5)))]
+        if len(tasks) > 2 and rng.random() < 0.5:
+            tasks = [tasks[0]._replace(task_id=task.task_id, digest=task.digest) for task in tasks]
         events.append(Event(at, "submit", rng.randrange(100), 0.0, tasks))
         roll = rng.random()
         if roll < 0.12:
@@ -153,7 +160,7 @@ def make(seed: int) -> Plan:
         elif roll < 0.18:
             other = [task._replace(digest=b"other") for task in tasks]
             events.append(Event(at + rng.random() * 5, "resubmit", rng.randrange(100), 0.0, other))
-        if rng.random() < 0.2:
+        if rng.random() < 0.35:
             grace = rng.choice((0.0, 0.2, 1.0, 10.0))
             events.append(Event(at + rng.random() * 3, "cancel", number, grace, tasks[0].task_id))
         if rng.random() < 0.2:
@@ -201,6 +208,7 @@ def _settings(rng: Random) -> Settings:
         mass_expiry=rng.choice((MASS_EXPIRY_MIN_SESSIONS, MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
         drains=rng.choice((MAX_DRAINS, 1, 2)),
         kept_draws=rng.choice((CHUNK_DRAWS, 2, 3)),
+        ms_per_session=rng.choice((MS_PER_SESSION, MS_PER_SESSION, MS_PER_SESSION, 3_000 // max(2, count))),
     )
     return Settings(
         namespaces,
@@ -208,6 +216,7 @@ def _settings(rng: Random) -> Settings:
         rules,
         bounds,
         decline_share=rng.choice((0.04, 0.04, 0.3)),
+        obedience=rng.choice((0.7, 0.3)),
         latency_s=rng.choice((0.0005, 0.005, 0.05)),
         loss=rng.choice((0.0, 0.0, 0.1, 0.3)),
         disk_s=rng.choice((0.002, 0.01, 0.06)),
@@ -224,9 +233,9 @@ def _task(rng: Random, number: int) -> TaskPlan:
         requirements = Requirements(frozenset())
     elif roll < 0.15:
         requirements = Requirements(frozenset(TYPES))
-    elif roll < 0.2:
+    elif roll < 0.25:
         requirements = Requirements(frozenset((task_type,)), preferred_capabilities=frozenset(("gpu",)))
-    elif roll < 0.22:
+    elif roll < 0.27:
         no_label = (LabelCondition("zone", LabelOperator.NOT_EXISTS, ()),)
         requirements = Requirements(frozenset((task_type,)), no_label)
     retry = RetryPolicy(

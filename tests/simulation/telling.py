@@ -189,6 +189,8 @@ class Telling:
     ) -> None:
         if isinstance(command, c.Frames):
             before = self._sessions.get(command.session)
+            if before is not None and before.stream is command.stream:
+                self._check_goodbye(command)
             if before is not None and before.stream is command.stream and len(command.frames) == 1:
                 self._check_frame(command.session, before, command.frames[0], told, out)
         elif isinstance(command, c.Register | c.Deregister):
@@ -199,6 +201,13 @@ class Telling:
             self._check_graces(ns, command)
         elif isinstance(command, c.Submit):
             self._check_deadlines(ns, command)
+
+    @staticmethod
+    def _check_goodbye(command: c.Frames) -> None:
+        agent = command.session.agent
+        for frame in command.frames:
+            if isinstance(frame, f.Bye) and agent.health_cause != (frame.reason or "said goodbye"):
+                raise Violation(f"{agent.spec.agent_id} left for {frame.reason!r}: {agent.health_cause!r}")
 
     def _check_registration(self, ns: Namespace, command: c.Register | c.Deregister) -> None:
         if isinstance(command, c.Register):
@@ -233,21 +242,20 @@ class Telling:
         out: Effects,
     ) -> None:
         name = session.agent.spec.agent_id
-        if isinstance(frame, f.Bye) and session.agent.health_cause != (frame.reason or "said goodbye"):
-            raise Violation(f"{name} left for {frame.reason!r}, and {session.agent.health_cause!r} is shown")
         if not isinstance(frame, FENCED):
             return
         task = before.held.get(frame.fence)
         ends = isinstance(frame, ENDS)
         if task is None:
             freed = frame.fence in before.quarantine and (ends or isinstance(frame, f.Decline))
-            answer: f.DownFrame = f.Ack(frame.fence) if freed else f.Revoke(frame.fence)
-            if (before.stream, answer) not in told or (frame.fence in session.quarantine and freed):
+            answer = f.Ack if freed else f.Revoke
+            still = frame.fence in session.quarantine and freed
+            if not _is_told(told, before.stream, answer, frame.fence) or still:
                 raise Violation(f"{name} reports about what it does not hold and is not told so")
             if frame.fence in before.quarantine and not freed and frame.fence not in session.quarantine:
                 raise Violation(f"a slot of {name} is free though its handler has not ended")
             return
-        if ends and (before.stream, f.Ack(frame.fence)) not in told:
+        if ends and not _is_told(told, before.stream, f.Ack, frame.fence):
             raise Violation(f"a report of {name} is not acknowledged")
         waits = session.held.get(frame.fence) is task and task.attempt_state is AttemptState.ASSIGNED
         if waits and isinstance(frame, f.Accept | f.Progress | f.Output):
@@ -324,6 +332,13 @@ class Telling:
                 raise Violation(
                     f"{task.spec.task_id} is being stopped for other reasons or longer than asked"
                 )
+
+
+def _is_told(
+    told: list[tuple[object, f.DownFrame]], stream: object, kind: type[f.Ack | f.Revoke], fence: bytes
+) -> bool:
+    # Frames are tuples, and tuples of different kinds may be equal.
+    return any(to is stream and type(frame) is kind and frame.fence == fence for to, frame in told)
 
 
 def _leaves(session: Session, batch: list[c.Command]) -> bool:

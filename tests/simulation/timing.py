@@ -30,6 +30,9 @@ class Timing:
         self._running: dict[tuple[Task, int], float] = {}
         self._stopping: dict[tuple[Task, int], tuple[float, int]] = {}
         """attempt -> when it is over at the latest, and the grace that says so."""
+        self.ran: set[int] = set()
+        """Keys of tasks that an agent took in this life of the daemon: their time in the queue counts no more."""
+        self._handed_over: set[tuple[Task, int]] = set()
         self._start = 0.0
 
     def started(self, daemon: Daemon) -> None:
@@ -37,6 +40,7 @@ class Timing:
         self._waiting.clear()
         self._running.clear()
         self._stopping.clear()
+        self.ran.clear()
         self._start = self.world.time.now
         for ns in daemon.namespaces.values():
             for task in ns.tasks.values():
@@ -59,6 +63,7 @@ class Timing:
             attempt = (task, task.attempt)
             if task.attempt_state is AttemptState.RUNNING:
                 self._running.setdefault(attempt, now.mono)
+                self.ran.add(task.key)
             elif task.attempt_state is AttemptState.STOPPING:
                 self._note_stop(attempt, now.mono)
         for task, since in list(self._waiting.items()):
@@ -74,8 +79,12 @@ class Timing:
         known = self._stopping.get(attempt)
         if known is None:
             self._stopping[attempt] = (due, grace_ms)
+            if task.cancel_cause is OutcomeReason.NONE:
+                self._handed_over.add(attempt)
             if task.cancel_cause is OutcomeReason.EXECUTION_TIMEOUT:
                 self._judge_execution(task, mono)
+        elif task.cancel_cause is OutcomeReason.EXECUTION_TIMEOUT and attempt in self._handed_over:
+            raise Violation(f"{task.spec.task_id} is handed over and charged with a timeout")
         elif known[1] != grace_ms:
             self._stopping[attempt] = (min(known[0], due), grace_ms)
 

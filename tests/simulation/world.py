@@ -14,14 +14,19 @@ import meshd.domain.handlers.assign as assign_module
 import meshd.domain.handlers.drain as drain_module
 import meshd.domain.handlers.submit as submit_module
 import meshd.domain.liveness as liveness_module
+import meshd.domain.pacing as pacing_module
 import meshd.domain.state as state_module
 from meshd.domain import commands as c
 from meshd.domain.drains import AgentSelector, Drain, drain_id
+from meshd.domain.effects import Effects
 from meshd.domain.errors import Refusal
-from meshd.domain.values import AgentSpec, AgentType, Requirements, Session, Task, TaskSpec
+from meshd.domain.handlers.session import forget
+from meshd.domain.liveness import Fleet
+from meshd.domain.values import AgentSpec, AgentType, Now, Requirements, Session, Task, TaskSpec
+from meshd.engine.restore import build
 from tests.simulation.agents import Agent
 from tests.simulation.daemon import Daemon
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, snapshot
 from tests.simulation.faults import AGENT_FAULTS, WORLD_FAULTS
 from tests.simulation.history import plain
 from tests.simulation.network import Call
@@ -66,6 +71,8 @@ class World:
         self.disk_fails = False
         self._numbers = 0
         self.restart_s = 0.5
+        self.from_backup = False
+        """The next start is from a restored backup."""
         self._open_calls = 0
         self._over = False
         self.oracle = Oracle(self)
@@ -85,6 +92,7 @@ class World:
             (submit_module, "RECENT_TASKS"): recent_tasks,
             (liveness_module, "MASS_BREAK_MIN"): bounds.mass_break,
             (liveness_module, "MASS_EXPIRY_MIN_SESSIONS"): bounds.mass_expiry,
+            (pacing_module, "MS_PER_SESSION"): bounds.ms_per_session,
             (drain_module, "MAX_DRAINS"): bounds.drains,
             (assign_module, "CHUNK_DRAWS"): bounds.kept_draws,
         }
@@ -160,7 +168,22 @@ class World:
 
     def _boot(self) -> None:
         self.note("meshd starts")
+        if self.from_backup:
+            self.from_backup = False
+            self._restore_backup()
         self.daemon = Daemon(self)
+
+    def _restore_backup(self) -> None:
+        """A backup becomes the present, here the newest: no session of before is left, as engine/recovery sees to."""
+        now = Now(self.time.now, int(self.time.now * 1000) + self.wall_shift_ms)
+        restored, out = self.disk.restore(), Effects()
+        keys = state_module.Counter(restored.next_key)
+        for ns in build(restored, self.rules, Fleet(self.rules), keys, self.rng, now).values():
+            for session in list(ns.sessions.values()):
+                forget(ns, session, now, out)
+        self.oracle.durable(self.disk.write(snapshot(out.writes)))
+        if any(agent.session is not None for agent in self.disk.restore().agents):
+            raise Violation("a restored backup remembers a session")
 
     def kill(self, why: str) -> None:
         """Kill the daemon now; it comes back after a while."""
@@ -200,7 +223,11 @@ class World:
         """Return the daemon if the agent can connect to it."""
         now = self.time.now
         blocked = now < agent.up_blocked_until or now < agent.down_blocked_until
-        return None if blocked else self.daemon
+        return None if blocked else self._listening()
+
+    def _listening(self) -> Daemon | None:
+        daemon = self.daemon
+        return daemon if daemon is not None and daemon.listening else None
 
     def call(
         self,
@@ -219,7 +246,7 @@ class World:
         on_lost: Callable[[], None],
         agent: Agent | None,
     ) -> None:
-        daemon = self.daemon if agent is None else self.reachable(agent)
+        daemon = self._listening() if agent is None else self.reachable(agent)
         if daemon is None or self.rng.random() < self.loss:
             self.time.after(self.rng.random(), on_lost)
             return
@@ -378,7 +405,7 @@ class World:
         def ask(daemon: Daemon, ticket: Call) -> None:
             ns = daemon.namespaces[namespace]
             task = ns.tasks.get(task_id) or ns.recent.get(task_id)
-            self.oracle.explained(ns, task)
+            self.oracle.explained(daemon, ns, task)
             if task is not None:
                 reply = c.Submitted(task_id, True, copy(task))
                 daemon.barrier.collecting.replies.append((ticket, reply))
