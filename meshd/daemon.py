@@ -59,6 +59,7 @@ from meshd.wire import server as wire
 from meshd.wire.access_rules import load_rules
 from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
+from meshd.wire.held_calls import HeldCalls
 from meshd.wire.services.auth import AuthService
 from meshd.wire.services.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from meshd.wire.services.health import HealthService
@@ -233,6 +234,7 @@ def _compose(
         observer=metrics,
         report_incident=_report_incident,
         admission=admission,
+        held_calls=HeldCalls(settings.max_calls_per_connection, _report_full_connection),
     )
     sessions = sum(agent.session is not None for agent in restored.agents)
     keepalive_ms = ping_interval_ms(settings.keepalive_ms, sessions)
@@ -315,6 +317,15 @@ def _public_keys(authority: Authority) -> dict[str, Any]:
 
 def _report_incident(incident_id: str, method: str, error: BaseException) -> None:
     log.error("a call failed inside meshd", incident=incident_id, method=method, exc_info=error)
+
+
+def _report_full_connection(peer: str, places: int) -> None:
+    log.warning(
+        "streams, waits and watches take all places of a connection; whatever else its client calls waits there:"
+        " use more connections or raise max_calls_per_connection",
+        peer=peer,
+        max_calls_per_connection=places,
+    )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from meshd.ports.observer import Observer
 from meshd.wire.access_rules import ServedMethod
 from meshd.wire.admission import Admission
 from meshd.wire.context import set_current_call
+from meshd.wire.held_calls import LASTING, HeldCalls
 from meshd.wire.status import CODES, to_status, trailing_metadata
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -72,6 +73,7 @@ class Chain(grpc.aio.ServerInterceptor):
         observer: Observer,
         report_incident: ReportIncident,
         admission: Admission,
+        held_calls: HeldCalls,
     ) -> None:
         self._methods = methods
         self._authority = authority
@@ -80,6 +82,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._observer = observer
         self._report_incident = report_incident
         self._admission = admission
+        self._held_calls = held_calls
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         """What takes their place under overload, for the methods whose calls may be refused then."""
@@ -123,6 +126,12 @@ class Chain(grpc.aio.ServerInterceptor):
             with self._admission:
                 return await self._handle(served, reads, respond, request, context)
 
+        async def handle_lasting(request: Any, context: Context) -> Any:
+            with self._held_calls.on(context.peer()):
+                return await handle(request, context)
+
+        lasts = inner.response_streaming or served.name in LASTING
+
         # One message of a request is parsed here, after authentication; messages of a stream are parsed by gRPC.
         deserialize = parse if inner.request_streaming else None
         serialize = (
@@ -134,7 +143,10 @@ class Chain(grpc.aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[inner.request_streaming, inner.response_streaming]
-        return cast("grpc.RpcMethodHandler[Any, Any]", make(handle, deserialize, serialize))
+        return cast(
+            "grpc.RpcMethodHandler[Any, Any]",
+            make(handle_lasting if lasts else handle, deserialize, serialize),
+        )
 
     async def _handle(
         self,

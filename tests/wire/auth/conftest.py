@@ -22,9 +22,13 @@ from meshd.wire.access_rules import load_rules
 from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
 from meshd.wire.context import authorize_namespace, current_call
+from meshd.wire.held_calls import HeldCalls
 from tests.auth_world import World, new_world
 
 SERVICE = "agentmesh.v1.SchedulerService"
+
+PLACES = 8
+"""Calls that a connection may have open before it counts as full."""
 
 
 class CountingObserver:
@@ -113,6 +117,8 @@ class House:
         self.observer = CountingObserver()
         self.incidents: list[tuple[str, str, BaseException]] = []
         self.admission = Admission(self.observer)  # type: ignore[arg-type]
+        self.full: list[str] = []
+        """Connections all of whose places were taken."""
         self.service = Scheduler(world)  # type: ignore[abstract]  # the other methods are not called
         self.channels: list[grpc.aio.Channel] = []
 
@@ -125,6 +131,7 @@ class House:
             observer=self.observer,  # type: ignore[arg-type]
             report_incident=lambda *incident: self.incidents.append(incident),
             admission=self.admission,
+            held_calls=HeldCalls(PLACES, lambda peer, _places: self.full.append(peer)),
         )
         self.server = grpc.aio.server(interceptors=[chain])
         pb_grpc.add_SchedulerServiceServicer_to_server(self.service, self.server)

@@ -14,7 +14,7 @@ from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import session_pb2
 from meshd.domain.values import AgentType
 from meshd.engine.authority import Target
-from tests.wire.auth.conftest import House, bearer, failure
+from tests.wire.auth.conftest import PLACES, House, bearer, failure
 
 pytestmark = pytest.mark.anyio
 CODE = grpc.StatusCode
@@ -169,3 +169,23 @@ async def test_a_half_closed_stream_ends_in_good_order(house: House) -> None:
     await drain(stream)
     assert await stream.code() is CODE.OK
     assert house.observer.calls == [("Work", "OK")]
+
+
+async def test_a_connection_whose_places_are_all_held_is_reported_once(house: House) -> None:
+    token = await house.token(AgentType.WORKER)
+    waiter = await house.token(AgentType.ORCHESTRATOR, "o-1")
+    streams = [await work(house, token) for _ in range(PLACES - 1)]
+    for stream in streams:
+        await stream.read()
+    assert house.full == []
+    wait = pb_grpc.SchedulerServiceStub(house.tcp).WaitTask(pb.WaitTaskRequest(), metadata=bearer(waiter))
+    asking = asyncio.ensure_future(wait)
+    await asyncio.wait_for(house.service.waiting.wait(), 10)
+    (peer,) = house.full
+    assert peer.startswith("ipv4:127.0.0.1:")
+    one_more = await work(house, token)
+    await one_more.read()
+    assert house.full == [peer]
+    asking.cancel()
+    for stream in (*streams, one_more):
+        stream.cancel()

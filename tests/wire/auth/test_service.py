@@ -30,6 +30,7 @@ from meshd.store.sqlite import SqliteStore
 from meshd.wire.access_rules import load_rules
 from meshd.wire.admission import Admission
 from meshd.wire.chain import Chain
+from meshd.wire.held_calls import HeldCalls
 from meshd.wire.services.auth import AuthService
 from tests.auth_world import AgentKey, World
 from tests.wire.auth.conftest import bearer, failure
@@ -76,6 +77,7 @@ class Daemon:
             observer=Metrics(),
             report_incident=self.incident,
             admission=Admission(Metrics()),
+            held_calls=HeldCalls(1_000, lambda _peer, _places: None),
         )
         self.server = grpc.aio.server(interceptors=[chain])
         service = AuthService(self.mesh, self.authority, enrolment)
