@@ -89,28 +89,29 @@ class Caller:
     ) -> R:
         """Calls until an answer comes or `deadline_s` is over; the last error is raised then.
 
-        The first try is always made, and may take `timeout_s`. `held` is for a call that the daemon answers when something
-        happens.
+        The first try is always made, and may take `timeout_s`; but while as many calls as may be are under way, none begins,
+        and Overloaded is raised when that lasts. `held` is for a call that the daemon answers when something happens.
         """
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
         backoff = self.backoff()
         while True:
             try:
-                async with nullcontext() if held else self._place(timeout_s):
+                patience_s = max(timeout_s, deadline_s - self._clock.monotonic())
+                async with nullcontext() if held else self._place(patience_s):
                     stub = method(self.channel(held=held))
                     return await stub(request, timeout=timeout_s, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
                 await self.pause_or_raise(from_rpc_error(error), backoff, deadline_s)
 
     @asynccontextmanager
-    async def _place(self, timeout_s: float) -> AsyncIterator[None]:
-        """Waits for its turn among the calls of this program, however long earlier ones take."""
+    async def _place(self, patience_s: float) -> AsyncIterator[None]:
+        """Waits for a turn among the calls of this client."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(patience_s):
                 await self._places.acquire()
         except TimeoutError:
             raise Overloaded(
-                f"{CALLS_AT_ONCE} calls of this client are under way, and {timeout_s:g} s were not enough for those before"
+                f"{CALLS_AT_ONCE} calls of this client are under way, and {patience_s:.1f} s were not enough for those before"
                 " this one; make fewer at once, or submit many tasks by one call (submit_many)",
                 reason="OVERLOADED",
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -212,12 +213,20 @@ async def test_calls_beyond_a_connections_share_wait_with_their_time_not_running
     async with Mesh(mesh.address) as client:
         gets = [asyncio.ensure_future(client.get("t1")) for _ in range(CALLS_AT_ONCE + 1)]
         await asyncio.to_thread(mesh.wait_until, lambda: len(mesh.calls) == CALLS_AT_ONCE)
-        late = client._caller.call(
-            lambda c: SchedulerServiceStub(c).GetTask, GetTaskRequest(task_id="t1"), timeout_s=0.1
-        )
+
+        def get(timeout_s: float, deadline_s: float | None = None) -> Coroutine[Any, Any, GetTaskResponse]:
+            return client._caller.call(
+                lambda c: SchedulerServiceStub(c).GetTask,
+                GetTaskRequest(task_id="t1"),
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+            )
+
+        patient = asyncio.ensure_future(on_grpc_thread(get(0.05)))
         with pytest.raises(Overloaded, match="make fewer at once"):
-            await on_grpc_thread(late)
+            await on_grpc_thread(get(0.1, deadline_s=0.0))
+        assert not patient.done()
         assert len(mesh.calls) == CALLS_AT_ONCE
         grpc_loop().call_soon_threadsafe(go_on.set)
-        await asyncio.gather(*gets)
-    assert len(mesh.calls) == CALLS_AT_ONCE + 1
+        await asyncio.gather(*gets, patient)
+    assert len(mesh.calls) >= CALLS_AT_ONCE + 2
