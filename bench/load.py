@@ -13,11 +13,14 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc.aio
 
 from agentmesh.connection import HELD_CONNECTIONS, spreading_options
+from agentmesh.errors import from_rpc_error
 from agentmesh.v1 import (
     agent_pb2,
     auth_service_pb2,
@@ -131,6 +134,19 @@ def spec_of(task_id: str) -> task_pb2.TaskSpec:
     return task_pb2.TaskSpec(task_id=task_id, task_type="work", payload=PAYLOAD)
 
 
+async def make(call: Callable[[], Any]) -> None:
+    """Make a call, again when it was refused for now: a disk that lags must not end a long run."""
+    while True:
+        try:
+            await call()
+            return
+        except grpc.aio.AioRpcError as error:
+            pause_s = from_rpc_error(error).retry_after_s
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or pause_s is None:
+                raise
+        await asyncio.sleep(pause_s)
+
+
 async def submit_all(
     scheduler: Any, options: argparse.Namespace, principals: list[Metadata]
 ) -> dict[str, float]:
@@ -145,12 +161,12 @@ async def submit_all(
         ids = [f"{prefix}-{n}" for n in range(start, min(start + options.batch, options.tasks))]
         now = time.monotonic()
         submitted_s.update(dict.fromkeys(ids, now))
+        method: Any = scheduler.SubmitTasks
+        request: Any = scheduler_service_pb2.SubmitTasksRequest(specs=[spec_of(i) for i in ids])
         if options.batch == 1:
-            unary = scheduler_service_pb2.SubmitTaskRequest(spec=spec_of(ids[0]))
-            await scheduler.SubmitTask(unary, metadata=metadata)
-        else:
-            many = scheduler_service_pb2.SubmitTasksRequest(specs=[spec_of(i) for i in ids])
-            await scheduler.SubmitTasks(many, metadata=metadata)
+            method = scheduler.SubmitTask
+            request = scheduler_service_pb2.SubmitTaskRequest(spec=spec_of(ids[0]))
+        await make(partial(method, request, metadata=metadata))
 
     async def submitter() -> None:
         for start in starts:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ from agentmesh.v1 import (
 )
 from bench.load import LOCAL, issue
 from bench.processes import LOAD_CORE, end, first_line, meshd, start
+from meshd.store.opening import DATABASE
 from meshd.store.sqlite import SqliteStore
 
 PARTS: Final = 10
@@ -139,7 +142,11 @@ def sweep(folder: Path) -> str:
         size = store.measure().database_bytes
     finally:
         store.close()
-    return f"swept {deleted:,} tasks; the database is {size / MIB:.1f} MiB"
+    with closing(sqlite3.connect(folder / DATABASE)) as database:
+        (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
+        (free_pages,) = database.execute("PRAGMA freelist_count").fetchone()
+    free = page_bytes * free_pages
+    return f"swept {deleted:,} tasks; the database is {size / MIB:.1f} MiB, {free / MIB:.1f} MiB of it free for new rows"
 
 
 def main() -> None:
