@@ -256,18 +256,18 @@ class Chain(grpc.aio.ServerInterceptor):
                 await self._settled()  # A refusal may speak of state that is not durable yet.
             except Refusal as newer:
                 refusal = newer
-        await _abort(refusal, context)
+        _end(refusal, context)
 
     async def _fail(self, call: Call, error: Exception, context: Context) -> None:
         incident_id = secrets.token_hex(8)
         self._report_incident(incident_id, call.method, error)
         message = f"the daemon failed on this call; its log explains incident {incident_id}"
-        await _abort(Refusal(Reason.INTERNAL, message, metadata={"incident": incident_id}), context)
+        _end(Refusal(Reason.INTERNAL, message, metadata={"incident": incident_id}), context)
 
     def _unknown_method(self) -> grpc.RpcMethodHandler[Any, Any]:
         async def refuse(_requests: Any, context: Context) -> None:
             self._observer.handled("unknown", "UNIMPLEMENTED", 0.0)
-            await _abort(Refusal(Reason.METHOD_NOT_FOUND, "this daemon has no such method"), context)
+            _end(Refusal(Reason.METHOD_NOT_FOUND, "this daemon has no such method"), context)
 
         return grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
 
@@ -306,6 +306,12 @@ def _code_name(context: Context) -> str:
     return next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), "UNKNOWN")
 
 
-async def _abort(refusal: Refusal, context: Context) -> None:
+def _end(refusal: Refusal, context: Context) -> None:
+    """Let the call end by a refusal once its handler returns.
+
+    Not by ``abort``: gRPC keeps what that raises with the call, so that they would hold each other, forty objects in cycles.
+    """
     status = to_status(refusal)
-    await context.abort(CODES[refusal.reason], status.message, trailing_metadata(status))
+    context.set_code(CODES[refusal.reason])
+    context.set_details(status.message)
+    context.set_trailing_metadata(trailing_metadata(status))

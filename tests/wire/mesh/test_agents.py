@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import Any
 
@@ -205,3 +206,18 @@ async def test_an_agent_that_goes_while_its_opening_becomes_durable_is_not_conne
         while seen != "its connection ended":
             seen = (await watch.read()).changes[-1].agent.health_cause
     watch.cancel()
+
+
+async def test_a_refused_call_is_freed_without_a_search_for_garbage(mesh: RunningMesh) -> None:
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(5):
+            call = mesh.operator.registry.GetAgent(pb.GetAgentRequest(namespace="default", agent_id="x"))
+            assert await refused(call) == "AGENT_NOT_FOUND"
+        gc.collect()
+        found = [type(each).__name__ for each in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert "_ServicerContext" not in found
