@@ -65,6 +65,8 @@ def new_namespace(
 
 def _place(ns: Namespace, task: Task, now: Now) -> None:
     ns.tasks[task.spec.task_id] = task
+    # Acceptance is not durable; what failed or was lost had been taken.
+    task.taken = bool(task.failures or task.losses)
     spec = task.spec
     if task.deadline_ms:
         ns.arm(_mono(task.deadline_ms, spec.timeout_ms, now), Timer.DEADLINE, task)

@@ -324,6 +324,12 @@ class Agent:
 
     def _progress(self, attempt: Attempt) -> None:
         self.machine.progress(attempt, 0.5, "half")
+        self._flush()
+        if self.world.rng.random() < 0.5:
+            # Said again, as somebody does who does not count.
+            again = pb.Progress(fence=attempt.fence, seq=attempt.progress_seq, message="again")
+            self.machine._send(pb.AgentFrame(progress=again))
+            self._flush()
         self.machine.output(attempt, b"piece")
         self._flush()
 

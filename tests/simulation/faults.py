@@ -71,6 +71,9 @@ def _leave(world: World, agent: Agent, event: Event) -> None:
 
 def _drain(world: World, agent: Agent, event: Event) -> None:
     agent.drain(event.amount * 5.0)
+    if event.detail % 3 == 0 and agent.link is not None:
+        # It comes back before the end of this stream is seen, and says that it has all of its slots.
+        agent.link.cut(0.6, 0.0)
 
 
 def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
@@ -129,17 +132,25 @@ def _deregister(world: World, agent: Agent, event: Event) -> None:
 
 
 def _declare(world: World, agent: Agent, event: Event) -> None:
+    """An agent is declared, again with the same content, and again with other; at times its identity is taken away."""
     agent_id = agent.agent_id if event.detail % 2 else "declared"
-    world.declare(agent.namespace, agent_id, event.detail % 7)
-    if event.detail % 3:
-        # Again, with the same content or other.
+    for number, content in enumerate((event.detail % 7, event.detail % 7, event.detail % 5)):
+        world.time.after(number * event.amount, world.declare, agent.namespace, agent_id, content)
+    if event.detail % 3 == 0:
         world.time.after(
-            event.amount,
-            world.declare,
-            agent.namespace,
-            agent_id,
-            event.detail % (7 if event.detail % 3 == 1 else 2),
+            3 * event.amount, _ask, world, agent, lambda ticket: c.RevokeAgent(ticket, "declared")
         )
+
+
+def _cancel_away(world: World, agent: Agent, event: Event) -> None:
+    """All that an agent holds is cancelled for very soon while its connection is away; it may forget what it held."""
+    until = world.time.now + 0.5 + event.amount
+    agent.up_blocked_until = max(agent.up_blocked_until, until)
+    for attempt in list(agent.machine._held.values()):
+        world.cancel(agent.namespace, attempt.assign.task_id, 200 if event.detail % 2 else 5_000)
+    _cut(agent)
+    if event.detail % 3 == 0:
+        agent.machine.abandon_all()
 
 
 AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
@@ -155,6 +166,7 @@ AGENT_FAULTS: dict[str, Callable[[World, Agent, Event], None]] = {
     "impostor": _impostor,
     "revoke": _revoke,
     "declare": _declare,
+    "cancel_away": _cancel_away,
     "deregister": _deregister,
 }
 
@@ -228,10 +240,11 @@ def _drain_for(
 ) -> None:
     world.start_drain(namespace, pattern, grace_ms, hand_over=hand_over)
     world.time.after(max(0.1, until), world.lift_drain, namespace, drain_id(AgentSelector(pattern)))
-    if hand_over and grace_ms % 3:
-        # Asked again, for less time or for more.
-        again = partial(world.start_drain, namespace, pattern, grace_ms // 2 + 300, hand_over=True)
-        world.time.after(0.1, again)
+    if hand_over:
+        # Asked again: for the same time, for more, for less.
+        for number, again_ms in enumerate((grace_ms, grace_ms + 500, grace_ms // 2), 1):
+            again = partial(world.start_drain, namespace, pattern, again_ms, hand_over=True)
+            world.time.after(number * 0.05, again)
 
 
 def _jump(world: World, event: Event) -> None:
@@ -250,13 +263,24 @@ def _together(world: World, event: Event) -> None:
     fault = (_break, _block, _freeze_agent, _die)[event.detail % 4]
     alive = [agent for agent in world.agents if not agent.gone]
     chosen = alive if event.subject % 3 == 0 else alive[::2]
-    for agent in chosen:
-        fault(world, agent, event._replace(detail=event.detail + 3))
+    event = event._replace(detail=event.detail + 3)
+    if event.detail % 3 == 0:
+        # For longer than a TTL.
+        event = event._replace(amount=0.65 + 0.35 * event.amount)
+    for number, agent in enumerate(chosen):
+        world.time.after(number * (event.detail % 2) * 0.4, _suffer, world, agent, fault, event)
+
+
+def _suffer(world: World, agent: Agent, fault: Callable[[World, Agent, Event], None], event: Event) -> None:
+    if not agent.gone:
+        fault(world, agent, event)
 
 
 def _hush(world: World, event: Event) -> None:
-    """For longer than a TTL and less than two nothing arrives from anybody, and no connection breaks."""
-    seconds = world.rules.lease_ttl_ms / 1000 * (1.1 + 0.7 * event.amount)
+    """For longer than a TTL nothing arrives from anybody, and no connection breaks; for less than two, or for more."""
+    longer = event.detail is not None and event.detail % 2
+    ttls = 2.5 + event.amount if longer else 1.1 + 0.7 * event.amount
+    seconds = world.rules.lease_ttl_ms / 1000 * ttls
     for agent in world.agents:
         agent.up_blocked_until = max(agent.up_blocked_until, world.time.now + seconds)
 

@@ -99,6 +99,8 @@ class Agents:
             right = spec == command.spec if agent.session is None else spec is known
             if not right:
                 raise Violation(f"{spec.agent_id} is not what was declared, or not what runs")
+        elif agent.session not in self._drained and spec is not command.spec:
+            raise Violation(f"{spec.agent_id} registered and still counts for what it was before")
         elif known is not None and spec is command.spec and self._said is not None:
             said = self._said
             if (spec.name, spec.labels) != (said.name or known.name, said.labels or known.labels):
@@ -208,4 +210,4 @@ def _slots(agent: Agent) -> int | None:
 
 
 def _shown(agent: Agent) -> tuple[object, ...]:
-    return (agent.health, agent.health_cause, id(agent.spec), agent.session)
+    return (agent.health, agent.health_cause, agent.spec, agent.session)

@@ -27,6 +27,7 @@ SWEEP_S = 0.25
 BY_CONNECTION = "its connection ended and it did not return"
 BY_HOLD = "it did not return after the restart"
 BY_LEASE = "no sign of life within its lease"
+MEASURED_AS = {BY_CONNECTION: "connection", BY_HOLD: "hold", BY_LEASE: "ttl"}
 DOUBTED = (Health.SUSPECT, Health.DEAF)
 MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel, c.StartDrain)
 """Commands after which, in the same turn, a loss need not count."""
@@ -123,6 +124,11 @@ class Leases:
             if session_id not in ns.sessions:
                 if session not in said:
                     self._judge(daemon, session, now.mono)
+                    cause = MEASURED_AS[session.agent.health_cause]
+                    if self._losses.get(session) and ("lost", cause) not in out.counts:
+                        raise Violation(
+                            f"what {session.agent.spec.agent_id} held is not counted as lost by {cause}"
+                        )
                 self._judge_losses(session, batch, now.mono)
                 self._seen.pop(session, None)
         for session in ns.sessions.values():

@@ -104,6 +104,10 @@ class Pace:
             told.may_go_by.append(news)
             told.may_keep.append(news)
         self._judge(session, told.last)
+        if not self.ttl_s(session) <= session.lease.ttl_ms / 1000 <= self.longest_s(session):
+            raise Violation(
+                f"{session.agent.spec.agent_id} goes by {told.may_go_by}, judged by {session.lease}"
+            )
         if mono - told.acked > told.last.ttl_ms / 3000:
             name = session.agent.spec.agent_id
             raise Violation(f"{name} beats and is not told for a third of its TTL that it counts")

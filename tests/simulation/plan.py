@@ -120,12 +120,13 @@ FAULTS = (
     ("freeze_agent", 5),
     ("die", 8),
     ("twin", 3),
-    ("leave", 2),
+    ("leave", 4),
     ("drain", 3),
     ("heartbeat_only", 3),
     ("impostor", 4),
     ("revoke", 2),
     ("declare", 3),
+    ("cancel_away", 4),
     ("deregister", 2),
     ("kill", 6),
     ("kill_at", 8),
@@ -136,7 +137,7 @@ FAULTS = (
     ("lag", 3),
     ("together", 6),
     ("operator_drain", 8),
-    ("hush", 2),
+    ("hush", 4),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
 WEIGHTS = tuple(weight for _, weight in FAULTS)
@@ -147,10 +148,10 @@ def make(seed: int) -> Plan:
     rng = Random(seed)
     settings = _settings(rng)
     events: list[Event] = []
-    names = rng.randrange(8, 36)
+    names = rng.randrange(6, 24)
     for number in range(names):
         at = rng.random() ** 1.5 * settings.seconds
-        tasks = [_task(rng, number * 10 + part) for part in range(rng.choice((1, 1, 1, 2, 5)))]
+        tasks = [_task(rng, number * 10 + part) for part in range(rng.choice((1, 1, 1, 2, 5, 9)))]
         if len(tasks) > 2 and rng.random() < 0.5:
             tasks = [tasks[0]._replace(task_id=task.task_id, digest=task.digest) for task in tasks]
         events.append(Event(at, "submit", rng.randrange(100), 0.0, tasks))
@@ -161,7 +162,7 @@ def make(seed: int) -> Plan:
             other = [task._replace(digest=b"other") for task in tasks]
             events.append(Event(at + rng.random() * 5, "resubmit", rng.randrange(100), 0.0, other))
         if rng.random() < 0.35:
-            grace = rng.choice((0.0, 0.2, 1.0, 10.0))
+            grace = rng.choice((0.0, 0.2, 1.0, 10.0, 20.0))
             events.append(Event(at + rng.random() * 3, "cancel", number, grace, tasks[0].task_id))
         if rng.random() < 0.2:
             events.append(Event(at + rng.random() * 3, "read", number, 0.0, tasks[0].task_id))
@@ -204,8 +205,8 @@ def _settings(rng: Random) -> Settings:
         lost_after_ms=rng.choice((750, 300)),
     )
     bounds = Bounds(
-        mass_break=rng.choice((MASS_BREAK_MIN, MASS_BREAK_MIN, 1, 3)),
-        mass_expiry=rng.choice((MASS_EXPIRY_MIN_SESSIONS, MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
+        mass_break=rng.choice((MASS_BREAK_MIN, 1, 3)),
+        mass_expiry=rng.choice((MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
         drains=rng.choice((MAX_DRAINS, 1, 2)),
         kept_draws=rng.choice((CHUNK_DRAWS, 2, 3)),
         ms_per_session=rng.choice((MS_PER_SESSION, MS_PER_SESSION, MS_PER_SESSION, 3_000 // max(2, count))),

@@ -72,6 +72,10 @@ class Telling:
         self._check_replies(batch, out.replies[replies:], settings.recent_tasks)
         self._check_ends_of_streams(ns, batch, told, out.closes[closes:])
         self._check_cancels(ns, told)
+        for task, before in self._stopping.items():
+            changes = (task.cancel_grace_ms, task.cancel_cause, task.cancel_ms) != before
+            if changes and task.key not in out.writes.changed_tasks and task.key not in out.writes.new_tasks:
+                raise Violation(f"how {task.spec.task_id} is being stopped changes and is not written")
         self._check_revokes(ns, batch, told)
         if len(batch) == 1 and self._next_due > now_mono:
             # All that changed comes from this command: no timer was due.
@@ -290,6 +294,8 @@ class Telling:
             raise Violation(f"{name} returned in its session and lost an attempt")
         if session.held.keys() & stopping - named:
             raise Violation(f"{name} does not know an attempt that still counts as being stopped")
+        if assigned - session.held.keys():
+            raise Violation(f"{name} is given an attempt that is over")
         if assigned & named:
             raise Violation(f"{name} is given again what it said it holds")
         if (session.held.keys() & before.held.keys()) - named - assigned:

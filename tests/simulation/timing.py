@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshd.domain.limits import DEFAULT_GRACE_MS
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Now, OutcomeReason, Task, TaskState
 from tests.simulation.timeline import Violation
@@ -27,6 +26,8 @@ class Timing:
     def __init__(self, world: World) -> None:
         self.world = world
         self._waiting: dict[Task, float] = {}
+        self._queued: dict[Task, float] = {}
+        """Since when."""
         self._running: dict[tuple[Task, int], float] = {}
         self._stopping: dict[tuple[Task, int], tuple[float, int]] = {}
         """attempt -> when it is over at the latest, and the grace that says so."""
@@ -38,6 +39,7 @@ class Timing:
     def started(self, daemon: Daemon) -> None:
         """A life of the daemon begins."""
         self._waiting.clear()
+        self._queued.clear()
         self._running.clear()
         self._stopping.clear()
         self.ran.clear()
@@ -55,6 +57,10 @@ class Timing:
         """Note what began and judge what is over."""
         for task in ns.tasks.values():
             state = task.state
+            if state is TaskState.QUEUED:
+                self._queued.setdefault(task, now.mono)
+            else:
+                self._queued.pop(task, None)
             if state is TaskState.WAITING:
                 self._waiting.setdefault(task, now.mono)
                 continue
@@ -137,6 +143,8 @@ class Timing:
         if task.deadline_ms and over_s > late:
             raise Violation(f"{task.spec.task_id} is open {over_s:.1f} s after its deadline")
         over_s = (now.wall_ms - task.queue_deadline_ms) / 1000
-        untouched = not (task.attempt or task.failures)
-        if task.queue_deadline_ms and untouched and over_s > late + DEFAULT_GRACE_MS / 1e9:
+        untouched = task.state is TaskState.QUEUED and not (task.failures or task.losses or task.taken)
+        # Back from an agent that did not take it, it is looked at again within a second.
+        over_s = min(over_s, now.mono - self._queued.get(task, now.mono))
+        if task.queue_deadline_ms and untouched and over_s > late + 0.3:
             raise Violation(f"{task.spec.task_id} is queued {over_s:.1f} s after its queue deadline")

@@ -155,6 +155,7 @@ def fail(
     record_attempt(task, now, out, failure)
     task.failure = failure
     task.failures += 1
+    task.taken = True
     task.cancel_cause = OutcomeReason.NONE
     if not failure.retryable:
         finish(ns, task, Event.FAIL, OutcomeReason.NOT_RETRYABLE, now, out)

@@ -60,7 +60,7 @@ def _task_timer(ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, 
 
 
 def _queue_deadline(ns: Namespace, task: Task, now: Now, out: Effects) -> None:
-    if task.taken or task.failures or task.losses:
+    if task.taken:
         return
     if task.state in ASSIGNED_STATES:
         # On its way to an agent that has not taken it yet: look again.
