@@ -126,7 +126,7 @@ sim: $(DEV) ## Simulate SEEDS=n worlds of faults, or replay and shrink one: SEED
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES))
 
 MUTANTS      ?= 0
-MUTANT_SEEDS ?= 150
+MUTANT_SEEDS ?= 300
 
 .PHONY: sim-mutants
 sim-mutants: $(DEV) ## Break the domain's guards one by one: the simulator must notice; MUTANTS=n takes a sample

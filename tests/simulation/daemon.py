@@ -69,6 +69,8 @@ class Daemon:
     def _listen(self) -> None:
         """Let callers in; agents that come back have the hold from now on."""
         self.listening = True
+        # What the process did before is no stall.
+        self._last_turn = self.world.time.now
         self.fleet.restart_hold(self.sessions(), self.world.time.now)
         self.world.oracle.leases.listening(self)
 
