@@ -47,7 +47,7 @@ conditions = st.lists(
 ).map(tuple)
 failures = st.none() | st.builds(Failure, texts, texts, st.booleans())
 retries = st.just(DEFAULT_RETRY) | st.builds(RetryPolicy, numbers, numbers, st.floats(1, 10), numbers)
-NOT_DURABLE = {"accept_ms", "fence", "progress", "declined", "live"}
+NOT_DURABLE = {"accept_ms", "taken", "fence", "progress", "declined", "live"}
 
 
 @st.composite
