@@ -281,8 +281,10 @@ class Agent:
                 self.machine._send(pb.AgentFrame(progress=pb.Progress(fence=attempt.fence, seq=9)))
         for attempt in received.cancel + received.drop:
             obeys = self.world.rng.random() < self.world.plan.settings.obedience
-            if attempt in self.machine._running and obeys:
-                self.later(self.world.rng.random() * 0.3, self._ended, attempt, True)
+            if attempt in self.machine._running:
+                # Who does not obey, though it hangs, is ended by its supervisor in the end.
+                after_s = 0.3 * self.world.rng.random() if obeys else 1.0 + 2.0 * self.world.rng.random()
+                self.later(after_s, self._ended, attempt, True)
         if received.go_away is not None:
             reason = received.go_away.reason
             if reason == pb.GoAwayReason.GO_AWAY_REASON_SUPERSEDED:
