@@ -63,10 +63,11 @@ class Leases:
         self._maybe_breaks: list[float] = []
         """Those as well after which the next stream opened in the same turn."""
         self._ttl_losses: list[tuple[float, float, Seen]] = []
-        """(when, the TTL, what was seen)"""
+        """(when, the TTL, what was seen) of sessions lost by it."""
+        self._hold_losses: list[float] = []
         self._silences: list[tuple[float, float, float]] = []
         """Of more than a TTL, that ended: (begin, end, the TTL)."""
-        """(when, TTL) of sessions lost by it."""
+        self._listening_since = 0.0
         self._hold_until = 0.0
         self._most = 0
         self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
@@ -85,7 +86,7 @@ class Leases:
     def listening(self, daemon: Daemon) -> None:
         """Nobody could come back before: the hold counts from now on."""
         sessions = daemon.sessions()
-        now = self.world.time.now
+        now = self._listening_since = self.world.time.now
         rules = self.world.rules
         hold_s = max(rules.hold_min_ms, rules.hold_per_session_ms * len(sessions)) / 1000
         self._hold_until = now + hold_s if sessions else 0.0
@@ -211,6 +212,7 @@ class Leases:
                 raise Violation(f"{name} has not returned since the start and is lost because of {cause!r}")
             if now < self._hold_until:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
+            self._hold_losses.append(now)
             return
         if cause == BY_LEASE:
             allowed = self._ttl(session) + frozen
@@ -223,9 +225,9 @@ class Leases:
             self._ttl_losses.append((now, self._ttl(session), seen))
             self._judge_mass(daemon, name, now)
             return
-        self._judge_connection(daemon, session, seen, now)
+        self._judge_connection(session, seen, now)
 
-    def _judge_connection(self, daemon: Daemon, session: Session, seen: Seen, now: float) -> None:
+    def _judge_connection(self, session: Session, seen: Seen, now: float) -> None:
         name = session.agent.spec.agent_id
         cause = session.agent.health_cause
         if cause != BY_CONNECTION or seen.broken is None:
@@ -241,7 +243,7 @@ class Leases:
         since_stall = [
             seen.broken - end
             for end, length in self.world.daemon_freezes
-            if length > 0.51 and end > daemon.start_mono
+            if length > 0.51 and end > self._listening_since
         ]
         if any(-0.3 < s < self._usual_ttl(session) - 0.3 for s in since_stall):
             raise Violation(f"P12: {name} was lost by its connection right after a stall of the daemon")
@@ -272,7 +274,8 @@ class Leases:
         ttl = self.world.rules.lease_ttl_ms / 1000
         together = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
         lately = [own for at, own, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
-        total = len(self._seen) + len(lately) - 1
+        # Those that go with the hold in the same sweep were there too, and are no sign of a stall.
+        total = len(self._seen) + len(lately) - 1 + sum(now - at < 0.001 for at in self._hold_losses)
         there = len(self._seen) + len(together) - 1
         if there < self.world.plan.settings.bounds.mass_expiry or 2 * len(lately) <= total:
             return
@@ -325,7 +328,7 @@ class Leases:
             end = start + ttl
             if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
                 end = min(end, max(seen.broken + seen.return_s, self._hold_until))
-            if now.mono > end + 1.5 + frozen and not (many and self._doubts(end - spare, end + 0.5)):
+            if now.mono > end + 1.5 + frozen and not (many and self._doubts(end - spare, end + frozen + 0.5)):
                 spare = 0.0
             if now.mono > end + 1.5 + spare + frozen:
                 raise Violation(

@@ -460,6 +460,9 @@ class Oracle:
                     continue
                 if not agent.machine.is_open or not agent.hears:
                     continue
+                if self.world.time.now < agent.up_blocked_until + 0.1:
+                    # What it said last is still on its way.
+                    continue
                 if agent.machine.held_count:
                     raise Violation(f"{agent} still holds what has ended")
                 if session.held or session.quarantine:
