@@ -44,8 +44,13 @@ class TaskQueue:
         self.size += 1
 
     def removed(self) -> None:
-        """Note that a task in here is no longer QUEUED; its entry goes when it comes to the head."""
+        """Note that a task in here is no longer QUEUED; its entry goes when it comes to the head, or with the last task."""
         self.size -= 1
+        if not self.size:
+            # One by one, a million of them would stop the daemon for longer.
+            for fresh, returned in zip(self._fresh, self._returned, strict=True):
+                fresh.clear()
+                returned.clear()
 
     def head(self) -> Task | None:
         """Return the next task without taking it."""

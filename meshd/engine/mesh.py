@@ -437,6 +437,9 @@ class Mesh:
 
     async def shutdown(self) -> None:
         """Send agents away, commit what is pending, stop. Attempts stay with their agents."""
+        if self._late_turn is not None:
+            # What waits for the commit that is being written came before the end.
+            self._turn()
         self.closing = True
         self._sweeper.cancel()
         if self._timer is not None:

@@ -1,7 +1,7 @@
 """Calls that last, counted by connection: streams, waits and watches take the places that a connection has for calls.
 
 Rule: when they have taken all of them, whatever else the client calls waits at the client, without a word. Somebody must
-say so, and only the server can: it is logged once for each time a connection fills up.
+say so, and only the server can: once for a connection, until it holds no such call any more, so that no peer fills the log.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class HeldCalls:
         self._places = places
         self._report_full = report_full
         self._held: Counter[str] = Counter()
+        self._reported: set[str] = set()
 
     @contextmanager
     def on(self, peer: str) -> Iterator[None]:
@@ -30,7 +31,8 @@ class HeldCalls:
             yield
             return
         self._held[peer] += 1
-        if self._held[peer] == self._places:
+        if self._held[peer] == self._places and peer not in self._reported:
+            self._reported.add(peer)
             self._report_full(peer, self._places)
         try:
             yield
@@ -38,3 +40,4 @@ class HeldCalls:
             self._held[peer] -= 1
             if not self._held[peer]:
                 del self._held[peer]
+                self._reported.discard(peer)

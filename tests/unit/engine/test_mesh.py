@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,11 @@ class HeldStore:
         return getattr(self._store, name)
 
 
+def submission(task_id: str, ticket: object) -> Submit:
+    spec = TaskSpec(task_id, "echo", b"", task_id.encode(), requirements_for("echo"))
+    return Submit(ticket, [spec], "one", {}, 0, False)
+
+
 async def turns_beside_a_commit(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch, handled_before_its_end: int
 ) -> list[int]:
@@ -166,12 +172,7 @@ async def turns_beside_a_commit(
     held = HeldStore(mesh.store)
     monkeypatch.setattr(mesh.commits, "_store", held)
 
-    def posted(task_id: str) -> asyncio.Task[Any]:
-        requirements = requirements_for("echo")
-        spec = TaskSpec(task_id, "echo", b"", task_id.encode(), requirements)
-        return asyncio.ensure_future(mesh.ask(ns, lambda ticket: Submit(ticket, [spec], "one", {}, 0, False)))
-
-    asked = [posted("first")]
+    asked = [asyncio.ensure_future(mesh.ask(ns, partial(submission, "first")))]
     assert await asyncio.to_thread(held.begun.wait, 30)
     sizes: list[int] = []
 
@@ -181,7 +182,7 @@ async def turns_beside_a_commit(
 
     monkeypatch.setattr(mesh_module, "handle", counted)
     for n in range(3):
-        asked.append(posted(f"later-{n}"))
+        asked.append(asyncio.ensure_future(mesh.ask(ns, partial(submission, f"later-{n}"))))
         for _ in range(5):
             await asyncio.sleep(0)
     try:
@@ -222,3 +223,21 @@ async def test_what_leaves_together_with_opened_must_be_accepted_in_time_too(mes
     kinds = [type(frame) for frame in await stream.take()]
     assert kinds == [Opened, Assign]
     assert [due[2] for due in ns.accept_due] == [stream]
+
+
+async def test_what_waits_for_a_commit_at_the_end_is_still_answered(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 1_000.0)
+    ns = mesh.namespaces["default"]
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+    asked = [asyncio.ensure_future(mesh.ask(ns, partial(submission, "first")))]
+    assert await asyncio.to_thread(held.begun.wait, 30)
+    asked.append(asyncio.ensure_future(mesh.ask(ns, partial(submission, "later"))))
+    await asyncio.sleep(0)
+    ending = asyncio.ensure_future(mesh.shutdown())
+    await asyncio.sleep(0)
+    held.go.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(ending, *asked)

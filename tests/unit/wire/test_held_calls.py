@@ -9,7 +9,7 @@ from meshd.wire.held_calls import HeldCalls
 HERE, THERE = "ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2"
 
 
-def test_each_time_that_a_connection_fills_up_is_reported_once() -> None:
+def test_a_full_connection_is_reported_once_until_it_holds_nothing() -> None:
     full: list[tuple[str, int]] = []
     held_calls = HeldCalls(2, lambda peer, places: full.append((peer, places)))
     with held_calls.on(HERE), held_calls.on(THERE):
@@ -17,9 +17,9 @@ def test_each_time_that_a_connection_fills_up_is_reported_once() -> None:
         with held_calls.on(HERE), held_calls.on(HERE):
             assert full == [(HERE, 2)]
         with held_calls.on(HERE):
-            assert full == [(HERE, 2)] * 2
-    with held_calls.on(HERE):
-        assert len(full) == 2
+            assert full == [(HERE, 2)]
+    with held_calls.on(HERE), held_calls.on(HERE):
+        assert full == [(HERE, 2)] * 2
 
 
 def test_connections_on_the_socket_look_alike_and_are_not_counted() -> None:
