@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 
 from meshd.domain import commands as c
@@ -10,6 +11,7 @@ from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason, Session
 from tests.simulation.history import plain
+from tests.simulation.picture import Picture, Turn
 from tests.simulation.timeline import Violation
 
 
@@ -17,57 +19,40 @@ class Agents:
     """Agents before and after a turn."""
 
     def __init__(self) -> None:
-        self._before: dict[Agent, tuple[object, ...]] = {}
-        self._stopping: set[bytes] = set()
-        self._specs: dict[str, AgentSpec] = {}
+        self._before = Picture.of_nothing()
         self._said: AgentSpec | None = None
-        self._drained: dict[Session, tuple[object, str]] = {}
-        self._slots: dict[Agent, int | None] = {}
         self._sends = 0
         self._next_due = 0.0
 
-    def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
+    def before(self, ns: Namespace, batch: list[c.Command], out: Effects, picture: Picture) -> None:
         """Note how everybody is, and what a process says of itself."""
         self._sends = len(out.sends)
         self._next_due = ns.next_due()
-        self._slots = {agent: _slots(agent) for agent in ns.agents.values()}
         said = [copy(command.spec) for command in batch if isinstance(command, c.Register)]
         self._said = said[0] if len(said) == 1 else None
-        self._drained = {session: (session.stream, session.drained) for session in ns.sessions.values()}
-        self._specs = {agent.spec.agent_id: agent.spec for agent in ns.agents.values()}
-        self._before = {agent: _shown(agent) for agent in ns.agents.values()}
-        self._stopping = {
-            fence
-            for session in ns.sessions.values()
-            for fence, task in session.held.items()
-            if task.attempt_state is AttemptState.STOPPING
-        }
+        self._before = picture
 
-    def check_watchers(self, ns: Namespace, batch: list[c.Command], out: Effects, mono: float) -> None:
+    def check_watchers(self, turn: Turn, batch: list[c.Command], out: Effects, mono: float) -> None:
         """Every change of an agent is told to those who watch, and nothing else."""
-        told_agents = set(out.changed_agents)
-        alone = len(batch) <= 1 and self._next_due > mono
-        for agent in ns.agents.values():
-            before = self._before.get(agent)
-            slots = agent in self._before and self._slots[agent] != _slots(agent)
-            if agent not in told_agents and (slots or before != _shown(agent)):
+        for agent in turn.agents:
+            if agent not in out.changed_agents:
                 raise Violation(f"watchers of agents do not see the change of {agent.spec.agent_id}")
-            if (
-                alone
-                and agent in told_agents
-                and before == _shown(agent)
-                and self._slots[agent] == _slots(agent)
-            ):
-                raise Violation(f"watchers of agents are told of {agent.spec.agent_id} without news")
+        if len(batch) <= 1 and self._next_due > mono:
+            for agent in out.changed_agents:
+                if agent not in turn.agents:
+                    raise Violation(f"watchers of agents are told of {agent.spec.agent_id} without news")
         if sum(isinstance(command, c.StartDrain | c.LiftDrain) for command in batch) <= 1:
-            self._check_told_of_drains(ns, out)
+            self._check_told_of_drains(turn, out)
 
-    def _check_told_of_drains(self, ns: Namespace, out: Effects) -> None:
+    def _check_told_of_drains(self, turn: Turn, out: Effects) -> None:
         told = {stream for stream, frame in out.sends[self._sends :] if type(frame) is f.Drain}
-        for session in ns.sessions.values():
+        changed = turn.sessions
+        if told:
+            changed = list(turn.after.sessions)
+        for session in changed:
             if session.stream is None:
                 continue
-            stream, drained = self._drained.get(session, (None, ""))
+            stream, drained = self._drained(session)
             # Another reason for being drained is no news to the agent.
             news = session.drained and (stream is not session.stream or not drained)
             understands = session.takes_work and f.Feature.DRAIN in session.features
@@ -77,29 +62,37 @@ class Agents:
                     f"{name} is not told that it is drained, or without need, or does not understand"
                 )
 
-    def after(self, ns: Namespace, batch: list[c.Command]) -> None:
+    def _drained(self, session: Session) -> tuple[object | None, str]:
+        """Return the stream that a session had, and why it was drained."""
+        before = self._before.sessions.get(session)
+        return (None, "") if before is None else (before.stream, before.drained)
+
+    def after(self, ns: Namespace, turn: Turn, batch: list[c.Command]) -> None:
         """Check what a turn made of the agents."""
-        self._check_health(ns)
+        agents = dict.fromkeys(turn.agents)
+        agents.update((session.agent, None) for session in turn.sessions)
+        self._check_health(ns, agents)
         self._check_asked(ns, batch)
         if len(batch) == 1:
             self._check_spec(ns, batch[0])
             self._check_session(ns, batch[0])
         drains = [command for command in batch if isinstance(command, c.StartDrain)]
         if len(drains) == 1:
-            self._check_hand_over(ns, drains[0], self._stopping)
+            self._check_hand_over(ns, drains[0], {attempt.fence for attempt in self._before.stopping()})
 
     def _check_spec(self, ns: Namespace, command: c.Command) -> None:
         """A process counts for what it said, and where it said nothing, for what was known; a declaration while none runs."""
         if not isinstance(command, c.Register | c.Declare):
             return
         agent = ns.agents[command.spec.agent_id]
-        known = self._specs.get(command.spec.agent_id)
+        was = self._before.agents.get(agent)
+        known = None if was is None else was.spec
         spec = agent.spec
         if isinstance(command, c.Declare):
             right = spec == command.spec if agent.session is None else spec is known
             if not right:
                 raise Violation(f"{spec.agent_id} is not what was declared, or not what runs")
-        elif agent.session not in self._drained and spec is not command.spec:
+        elif agent.session not in self._before.sessions and spec is not command.spec:
             raise Violation(f"{spec.agent_id} registered and still counts for what it was before")
         elif known is not None and spec is command.spec and self._said is not None:
             said = self._said
@@ -122,12 +115,9 @@ class Agents:
             own = (session.resume_hash, session.agent.spec.agent_id)
             if own != (command.resume_hash, command.agent_id) or session.stream_seq != command.stream_seq:
                 raise Violation(f"a stream of {session.agent.spec.agent_id} was opened by a stranger")
-            if self._drained.get(session, (None, ""))[0] is not None and command.stream_seq < 1:
+            if self._drained(session)[0] is not None and command.stream_seq < 1:
                 raise Violation(f"an older stream of {session.agent.spec.agent_id} took the place of a newer")
-        elif (
-            isinstance(command, c.Frames)
-            and self._drained.get(command.session, (None, ""))[0] is command.stream
-        ):
+        elif isinstance(command, c.Frames) and self._drained(command.session)[0] is command.stream:
             session = command.session
             name = session.agent.spec.agent_id
             if any(isinstance(frame, f.Bye) for frame in command.frames):
@@ -139,9 +129,9 @@ class Agents:
                 raise Violation(f"{name} has {session.slots} slots and said {slots[-1]}")
 
     @staticmethod
-    def _check_health(ns: Namespace) -> None:
+    def _check_health(ns: Namespace, agents: Iterable[Agent]) -> None:
         """Every agent's health says how it is."""
-        for agent in ns.agents.values():
+        for agent in agents:
             session, health = agent.session, agent.health
             name = agent.spec.agent_id
             if session is None:
@@ -203,11 +193,3 @@ class Agents:
                     raise Violation(f"{command.agent_id} deregistered and still has a session")
             elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
                 raise Violation(f"{command.spec.agent_id} is not known")
-
-
-def _slots(agent: Agent) -> int | None:
-    return None if agent.session is None else agent.session.slots
-
-
-def _shown(agent: Agent) -> tuple[object, ...]:
-    return (agent.health, agent.health_cause, agent.spec, agent.session)

@@ -11,8 +11,9 @@ from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
-from meshd.domain.values import AttemptState, Health, Now, Session, Task
+from meshd.domain.values import AttemptState, Health, Now, Session
 from tests.simulation.pace import Pace
+from tests.simulation.picture import OfSession, Picture, Turn
 from tests.simulation.timeline import Violation
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 STALL_SLACK_S = 0.5
 """Of every pause of the daemon, so much is ordinary."""
+LATELY_S = 1.0
+"""Nobody is late so soon after a sign of life: every bound on silence is longer."""
 SWEEP_S = 0.25
 """So much before or after the moment judged here a sweep may have come."""
 BY_CONNECTION = "its connection ended and it did not return"
@@ -58,7 +61,7 @@ class Leases:
         self.pace = Pace(world)
         self._seen: dict[Session, Seen] = {}
         self._sent: dict[bytes, tuple[Link, float]] = {}
-        self._present: dict[str, Session] = {}
+        self._before: dict[Session, OfSession] = {}
         self._breaks: list[float] = []
         self._maybe_breaks: list[float] = []
         """Those as well after which the next stream opened in the same turn."""
@@ -70,7 +73,6 @@ class Leases:
         self._listening_since = 0.0
         self._hold_until = 0.0
         self._most = 0
-        self._unaccepted: dict[Session, list[tuple[bytes, Task]]] = {}
 
     def started(self, daemon: Daemon) -> None:
         """A life of the daemon begins: all restored sessions have until the end of the hold."""
@@ -97,56 +99,49 @@ class Leases:
         for fence in fences:
             self._sent[fence] = (link, self.world.time.now)
 
-    def before(self, ns: Namespace, out: Effects) -> None:
-        """Note who is there."""
+    def before(self, out: Effects, picture: Picture) -> None:
+        """Note what was said and how everybody was."""
         self.pace.before(out)
-        self._present = dict(ns.sessions)
-        self._doubted = {s for s in ns.sessions.values() if s.agent.health in DOUBTED}
-        self._unaccepted = {
-            s: [(x, t) for x, t in s.held.items() if t.attempt_state is AttemptState.ASSIGNED]
-            for s in ns.sessions.values()
-            if s.held
-        }
-        self._deaf = {s for s in ns.sessions.values() if s.deaf}
-        self._losses = {
-            s: [(t, t.losses, t.attempt_state) for t in s.held.values()]
-            for s in ns.sessions.values()
-            if s.held
-        }
-        self._streams = {s: s.stream for s in ns.sessions.values()}
+        self._before = picture.sessions
 
-    def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
-        """Note signs of life; judge who is gone."""
+    def heard(self, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> set[Session]:
+        """Note signs of life; return of whom."""
         self.pace.after(ns, batch, out, now.mono)
         said: set[Session] = set()
         for command in batch:
             self._command(ns, command, now.mono, said)
-        for session_id, session in self._present.items():
-            if session_id not in ns.sessions:
-                if session not in said:
-                    self._judge(daemon, session, now.mono)
-                    cause = MEASURED_AS[session.agent.health_cause]
-                    if self._losses.get(session) and ("lost", cause) not in out.counts:
-                        raise Violation(
-                            f"what {session.agent.spec.agent_id} held is not counted as lost by {cause}"
-                        )
-                self._judge_losses(session, batch, now.mono)
-                self._seen.pop(session, None)
-        for session in ns.sessions.values():
-            if session in self._doubted and session not in said and session.agent.health not in DOUBTED:
-                raise Violation(
-                    f"{session.agent.spec.agent_id} was in doubt and is trusted, but has not spoken"
-                )
-        for session, unaccepted in self._unaccepted.items():
-            if session not in said and session.deaf and session.agent.health is Health.DEAF:
-                self._judge_deaf(session, unaccepted, now.mono)
+        return said
+
+    def after(
+        self, daemon: Daemon, turn: Turn, batch: list[c.Command], said: set[Session], out: Effects, now: Now
+    ) -> None:
+        """Judge who is gone, trusted or deaf."""
+        for session in turn.gone:
+            name = session.agent.spec.agent_id
+            if session not in said:
+                self._judge(daemon, session, now.mono)
+                cause = MEASURED_AS[session.agent.health_cause]
+                if self._before[session].held and ("lost", cause) not in out.counts:
+                    raise Violation(f"what {name} held is not counted as lost by {cause}")
+            self._judge_losses(session, batch, now.mono)
+            self._seen.pop(session, None)
+        for session in turn.sessions:
+            before, health = self._before.get(session), session.agent.health
+            if before is None or session in said:
+                continue
+            if before.health in DOUBTED and health not in DOUBTED:
+                name = session.agent.spec.agent_id
+                raise Violation(f"{name} was in doubt and is trusted, but has not spoken")
+            if session.deaf and health is Health.DEAF:
+                self._judge_deaf(session, before, now.mono)
 
     def _command(self, ns: Namespace, command: c.Command, mono: float, said: set[Session]) -> None:
         kind = type(command)
         if kind is c.Frames:
             assert isinstance(command, c.Frames)
             session = command.session
-            if command.stream is session.stream or command.stream is self._streams.get(session):
+            before = self._before.get(session)
+            if command.stream is session.stream or (before and command.stream is before.stream):
                 said.add(session)
                 if session in self._seen:
                     self._heard(session, self._seen[session], mono)
@@ -160,7 +155,8 @@ class Leases:
         elif kind is c.StreamEnded:
             assert isinstance(command, c.StreamEnded)
             seen = self._seen.get(command.session)
-            if command.stream is self._streams.get(command.session):
+            before = self._before.get(command.session)
+            if before is not None and command.stream is before.stream:
                 self._maybe_breaks.append(mono)
             if seen is not None and command.session.stream is None and seen.broken is None:
                 seen.broken = mono
@@ -168,7 +164,7 @@ class Leases:
                 self._breaks.append(mono)
         elif kind in (c.Register, c.Deregister, c.RevokeAgent):
             agent_id = command.spec.agent_id if isinstance(command, c.Register) else command.agent_id  # type: ignore[union-attr]
-            said.update(s for s in self._present.values() if s.agent.spec.agent_id == agent_id)
+            said.update(s for s in self._before if s.agent.spec.agent_id == agent_id)
             for session in ns.sessions.values():
                 if session not in self._seen:
                     self._seen[session] = Seen(session, mono, restored=False)
@@ -184,9 +180,11 @@ class Leases:
         if session.session_id not in ns.sessions or session.stream is None:
             return
         name = session.agent.spec.agent_id
-        lately = any(fence not in session.held for fence, _ in self._unaccepted.get(session, ()))
-        if session in self._deaf and session.deaf and not lately:
-            raise Violation(f"{name} has spoken and still counts as deaf")
+        before = self._before.get(session)
+        if before is not None and before.deaf and session.deaf:
+            lately = any(fence not in session.held for fence, _ in before.unaccepted())
+            if not lately:
+                raise Violation(f"{name} has spoken and still counts as deaf")
         wants = session.takes_work and session.slots > 0 and not session.drained
         if wants and not session.deaf and session.bucket < 0:
             raise Violation(f"{name} has spoken and is offered no work")
@@ -259,11 +257,12 @@ class Leases:
         if not death:
             seen = self._seen[session]
             death = not seen.restored and session.agent.health_cause == BY_CONNECTION
-        for task, losses, state in self._losses.get(session, ()):
+        for attempt in self._before[session].attempts:
+            task, losses = attempt.task, attempt.losses
             if task.spec.execution_timeout_ms or task.deadline_ms:
                 # Its time may have been over in the same turn.
                 continue
-            counts = death and state is AttemptState.RUNNING
+            counts = death and attempt.state is AttemptState.RUNNING
             if task.losses != losses + counts:
                 raise Violation(
                     f"{task.spec.task_id} counts {task.losses} losses after {losses} when {agent_id} went"
@@ -303,9 +302,9 @@ class Leases:
             self._suspected(since + number * SWEEP_S) for number in range(int((until - since) / SWEEP_S) + 2)
         )
 
-    def _judge_deaf(self, session: Session, unaccepted: list[tuple[bytes, Task]], now: float) -> None:
+    def _judge_deaf(self, session: Session, before: OfSession, now: float) -> None:
         name = session.agent.spec.agent_id
-        for fence, task in unaccepted:
+        for fence, task in before.unaccepted():
             if fence in session.held or task.terminal:
                 continue
             link, at = self._sent.get(fence, (None, 0.0))
@@ -318,6 +317,11 @@ class Leases:
         rules = self.world.rules
         self._most = max(self._most, len(self._seen))
         for session, seen in self._seen.items():
+            if seen.broken is None and not seen.restored and now.mono - seen.alive < LATELY_S:
+                # Too lately for all bounds but one.
+                if now.mono - seen.alive < 0.2:
+                    self._check_offered(session)
+                continue
             name = session.agent.spec.agent_id
             frozen = self._frozen_since(seen.alive, 0.0)
             ttl = self.pace.longest_s(session)
@@ -350,15 +354,16 @@ class Leases:
                 raise Violation(
                     f"P4: {name} is kept {now.mono - seen.broken:.1f} s after its connection ended"
                 )
-            ready = (
-                session.stream is not None
-                and session.takes_work
-                and session.slots > 0
-                and not session.drained
-            )
-            if ready and not session.deaf and session.bucket < 0 and now.mono - seen.alive < 0.2:
-                raise Violation(f"{name} has just spoken and is offered no work")
+            if now.mono - seen.alive < 0.2:
+                self._check_offered(session)
         self._check_accepts(daemon, now)
+
+    @staticmethod
+    def _check_offered(session: Session) -> None:
+        """Somebody who has just spoken gets work if it takes any."""
+        ready = session.stream is not None and session.takes_work and session.slots > 0
+        if ready and not session.drained and not session.deaf and session.bucket < 0:
+            raise Violation(f"{session.agent.spec.agent_id} has just spoken and is offered no work")
 
     def _together(self, broken: float) -> int:
         """Return how many connections may count as broken together with one."""

@@ -6,8 +6,9 @@ is durable, and compares. Every method raises Violation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
@@ -27,9 +28,10 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import Restored
-from meshd.store import rows
+from tests.simulation.durable import HELD_STATES, Durable
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
+from tests.simulation.picture import Picture, Turn
 from tests.simulation.placing import Placing
 from tests.simulation.plan import KINDS
 from tests.simulation.telling import Telling
@@ -42,10 +44,11 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
     from tests.simulation.world import World
 
-HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
 STATES_OF_HELD = {(state, AttemptState.STOPPING) for state in HELD_STATES}
 STATES_OF_HELD |= {(TaskState.ASSIGNED, AttemptState.ASSIGNED), (TaskState.RUNNING, AttemptState.RUNNING)}
 
+LOOK_EVERY = 8
+"""Of turns in which nobody but beats came and of which nothing came, so many go by before one is judged."""
 WHOLE_EVERY = 4
 """All invariants are checked over everything after so many turns that changed something, at a start and at the end."""
 
@@ -58,6 +61,7 @@ class Oracle:
         self.leases = Leases(world)
         self.timing = Timing(world)
         self.placing = Placing(world)
+        self.durable = Durable(world)
         self.fleet = Agents()
         self.telling = Telling()
         self.accepted: dict[tuple[str, str], bytes] = {}
@@ -66,11 +70,11 @@ class Oracle:
         self.cancelled: set[tuple[str, str]] = set()
         self.seen: dict[int, tuple[int, TaskState, OutcomeReason]] = {}
         """key -> newest (generation, state, outcome) that left the mesh."""
-        self.ended: dict[int, OutcomeReason] = {}
-        """key -> outcome of tasks whose end is durable."""
         self.fence_numbers: dict[int, int] = {}
         self._fence_mark: dict[str, int] = {}
         self._keep: list[tuple[c.OpenStream, set[bytes]]] = []
+        self._pictures: dict[Namespace, Picture] = {}
+        """Each namespace at the end of its last turn that was judged."""
         self._quiet_turns = 0
         self._loud_turns = 0
 
@@ -92,26 +96,29 @@ class Oracle:
             ns = daemon.namespaces[task.namespace]
             if task.state in HELD_STATES and task.session_id not in ns.sessions:
                 raise Violation(f"P5: {task.spec.task_id} was restored without its session")
+        self._pictures.clear()
         for ns in daemon.namespaces.values():
             self._fence_mark[ns.name] = ns.info.epoch << 40
             in_force = {drain_id for name, drain_id in self.world.disk.drains if name == ns.name}
             if ns.drains.keys() != in_force:
                 raise Violation("the drains in force are not those that are durable")
-            self._check_held(ns)
+            self._check_held(ns.sessions.values())
             self._invariants(ns)
+            self._pictures[ns] = Picture.of(ns)
         self.placing.started()
         self.leases.started(daemon)
         self.timing.started(daemon)
 
     def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
         """Note what a turn must not change without reason."""
+        picture = self._pictures[ns]
         self.placing.before(batch)
         self._sends = len(out.sends)
         self.batch = batch
-        self._writes = _size(out)
-        self.leases.before(ns, out)
-        self.fleet.before(ns, batch, out)
-        self.telling.before(ns, batch, out)
+        self._amount = _amount(ns, out)
+        self.leases.before(out, picture)
+        self.fleet.before(ns, batch, out, picture)
+        self.telling.before(ns, out, picture)
         self._keep.clear()
         for command in batch:
             if type(command) is c.OpenStream and command.takes_work:
@@ -121,25 +128,30 @@ class Oracle:
 
     def after(self, daemon: Daemon, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> None:
         """Check one turn of a namespace."""
-        self.leases.after(daemon, ns, batch, out, now)
-        self.fleet.check_watchers(ns, batch, out, now.mono)
-        self.telling.after(ns, batch, out, self.world.plan.settings, now.mono)
-        if self._writes == _size(out) and self._sends == len(out.sends) and not self._more_than_beats(batch):
+        said = self.leases.heard(ns, batch, out, now)
+        if self._amount == _amount(ns, out) and not self._more_than_beats(batch):
             self._quiet_turns += 1
-            if self._quiet_turns % 8:
+            if self._quiet_turns % LOOK_EVERY:
                 return
-        self._check_held(ns)
-        self._loud_turns += 1
+        else:
+            self._loud_turns += 1
+        picture = Picture.of(ns)
+        turn = Turn(self._pictures[ns], picture)
+        self._pictures[ns] = picture
+        self.leases.after(daemon, turn, batch, said, out, now)
+        self.fleet.check_watchers(turn, batch, out, now.mono)
+        self.telling.after(ns, turn, batch, out, self.world.plan.settings, now.mono)
+        self._check_held(turn.sessions)
         if not self._loud_turns % WHOLE_EVERY:
             # What is derived and wrong stays wrong, so a few turns later is soon enough.
             self._invariants(ns)
-        if daemon.fleet.connected != sum(s.stream is not None for s in daemon.sessions()):
-            raise Violation("the number of connected sessions is not what it is")
+            if daemon.fleet.connected != sum(s.stream is not None for s in daemon.sessions()):
+                raise Violation("the number of connected sessions is not what it is")
         self.timing.turned(daemon, ns, now)
         self.placing.after(ns, self._fresh_assignments(ns, out), now.mono)
         for command, held_before in self._keep:
             self._check_opened(ns, command, held_before, out)
-        self.fleet.after(ns, batch)
+        self.fleet.after(ns, turn, batch)
 
     def swept(self, daemon: Daemon, now: Now) -> None:
         """Check what time alone should have done."""
@@ -158,8 +170,8 @@ class Oracle:
             raise Violation("; ".join(found))
 
     @staticmethod
-    def _check_held(ns: Namespace) -> None:
-        for session in ns.sessions.values():
+    def _check_held(sessions: Iterable[Session]) -> None:
+        for session in sessions:
             used = len(session.held) + len(session.quarantine)
             if session.free_slots != (0 if session.drained else max(0, session.slots - used)):
                 raise Violation("free slots are not derived")
@@ -233,72 +245,6 @@ class Oracle:
         if opened[0].disconnected_grace_ms != grace_ms:
             raise Violation("Opened tells another grace than is in force")
 
-    # ---- what is durable
-
-    def durable(self, tasks: list[Task]) -> None:
-        """Check what became durable: the rows of every task agree with each other."""
-        disk = self.world.disk
-        for task in tasks:
-            name = task.spec.task_id
-            attempts = disk.attempts.get(task.key, {})
-            ended = self.ended.get(task.key)
-            if ended is not None:
-                raise Violation(f"P3: {name} had ended as {ended.name} and was changed afterwards")
-            if sorted(attempts) != list(range(1, len(attempts) + 1)):
-                raise Violation(f"{name} has a hole in its attempts: {sorted(attempts)}")
-            # An attempt that succeeded is part of its task's own row.
-            own_row = task.state in (*HELD_STATES, TaskState.SUCCEEDED)
-            if task.attempt != len(attempts) + own_row:
-                raise Violation(f"{name} is {task.state.name} at {task.attempt}, {len(attempts)} ended")
-            failures = sum(a.state is AttemptState.FAILED for a in attempts.values())
-            if task.failures != failures:
-                raise Violation(f"{name} counts {task.failures} failures, its attempts {failures}")
-            lost = sum(a.state is AttemptState.LOST for a in attempts.values())
-            if task.losses > lost:
-                raise Violation(f"{name} counts {task.losses} losses, its attempts {lost}")
-            if task.terminal:
-                self._check_end(task)
-                self.ended[task.key] = task.outcome
-            elif task.failures > task.spec.retry.max_retries or task.losses >= task.spec.max_losses:
-                raise Violation(f"{name} goes on after {task.failures} failures, {task.losses} losses")
-            if (task.outcome is OutcomeReason.NONE) is task.terminal:
-                raise Violation(f"{name} is {task.state.name} with outcome {task.outcome.name}")
-
-    def _check_end(self, task: Task) -> None:
-        name = task.spec.task_id
-        output = self.world.disk.outputs.get(task.key)
-        good = {
-            OutcomeReason.COMPLETED: task.state is TaskState.SUCCEEDED
-            and task.attempt_state is AttemptState.SUCCEEDED,
-            OutcomeReason.RETRIES_EXHAUSTED: task.state is TaskState.FAILED
-            and task.failures == task.spec.retry.max_retries + 1,
-            OutcomeReason.EXECUTION_TIMEOUT: task.state is TaskState.FAILED
-            and task.failures == task.spec.retry.max_retries + 1
-            and task.spec.execution_timeout_ms > 0,
-            OutcomeReason.NOT_RETRYABLE: task.state is TaskState.FAILED
-            and task.failure is not None
-            and not task.failure.retryable,
-            OutcomeReason.POISON: task.state is TaskState.FAILED and task.losses == task.spec.max_losses,
-            OutcomeReason.CANCEL_REQUESTED: task.state is TaskState.CANCELLED and task.cancel_ms > 0,
-            OutcomeReason.TIMEOUT: task.state is TaskState.EXPIRED and task.deadline_ms > 0,
-            OutcomeReason.QUEUE_TIMEOUT: task.state is TaskState.EXPIRED
-            and task.queue_deadline_ms > 0
-            and not task.failures
-            and not task.losses
-            and task.key not in self.timing.ran,
-        }[task.outcome]
-        if not good:
-            raise Violation(f"{name} ended as {task.state.name}/{task.outcome.name} against its record")
-        if (output is not None) is not (task.state is TaskState.SUCCEEDED):
-            raise Violation(f"{name} ended as {task.state.name} and its result does not fit that")
-        fence = task.incarnation.to_bytes(8, "big") + task.attempt.to_bytes(4, "big")
-        if output is not None and fence not in output:
-            raise Violation(f"P2: the result of {name} is another attempt's")
-        early = [task.outcome is OutcomeReason.TIMEOUT and task.end_ms < task.deadline_ms]
-        early.append(task.outcome is OutcomeReason.QUEUE_TIMEOUT and task.end_ms < task.queue_deadline_ms)
-        if any(early) and not self.world.jumped:
-            raise Violation(f"{name} expired before its time")
-
     # ---- what is let out
 
     def released(self, effects: Effects) -> None:
@@ -354,7 +300,7 @@ class Oracle:
         durable = self.world.disk.task(task.key)
         if durable.generation < task.generation:
             raise Violation(f"a reader sees a change of {name} that is not durable")
-        outcome = self.ended.get(task.key)
+        outcome = self.durable.ended.get(task.key)
         if task.terminal and outcome is not task.outcome:
             raise Violation(f"P3: a reader sees {task.outcome.name} of {name}, which ended as {outcome}")
 
@@ -364,14 +310,7 @@ class Oracle:
         self.leases.pace.told_operators(daemon)
         if not daemon.barrier.pending:
             for each in ns.tasks.values():
-                self._check_written(each)
-
-    def _check_written(self, task: Task) -> None:
-        """While nothing waits for the disk, all is there that is durable of a task; acceptance is not."""
-        row = rows.task_changes(task)
-        durable = self.world.disk.tasks.get(task.key, ())[: len(row)]
-        if _lasting(row) != _lasting(durable):
-            raise Violation(f"{task.spec.task_id} is {row} in memory and {durable} on the disk")
+                self.durable.check_written(each)
 
     def submitted(self, namespace: str, task_id: str, digest: bytes, result: c.Submitted | Refusal) -> None:
         """A caller got the result of a submit."""
@@ -399,7 +338,7 @@ class Oracle:
         """A caller got the answer of a cancel; ``known`` says that its submit was acknowledged before."""
         if isinstance(reply, Refusal):
             key = self.world.disk.keys.get((namespace, task_id))
-            if key is not None and known and key not in self.ended:
+            if key is not None and known and key not in self.durable.ended:
                 raise Violation(f"a cancel does not find {task_id}, which was acknowledged and is open")
             return
         self.read(reply)
@@ -447,7 +386,7 @@ class Oracle:
     def finished(self, daemon: Daemon) -> None:
         """Everything has ended and a while has passed: nothing may be left over."""
         for name in self.accepted:
-            if self.world.disk.keys[name] not in self.ended:
+            if self.world.disk.keys[name] not in self.durable.ended:
                 raise Violation(f"the acknowledged task {name} never ended")
         for ns in daemon.namespaces.values():
             self._invariants(ns)
@@ -481,13 +420,11 @@ class Oracle:
                 raise Violation(f"P3: {task.spec.task_id} has ended, and {event.name} may happen to it")
 
 
-def _lasting(row: tuple[Any, ...]) -> list[Any]:
-    """Return a task's row without acceptance, which is not durable: neither the task's nor the attempt's."""
-    runs = {+TaskState.RUNNING: +TaskState.ASSIGNED}
-    started = {+AttemptState.RUNNING: +AttemptState.ASSIGNED}
-    return [row[0], runs.get(row[1], row[1]), *row[2:13], started.get(row[13], row[13]), *row[14:]]
-
-
-def _size(out: Effects) -> int:
+def _amount(ns: Namespace, out: Effects) -> tuple[object, ...]:
+    """Return how much has come of the turns so far: the same after a turn of which nothing came."""
     writes = out.writes
-    return len(writes.new_tasks) + len(writes.attempts) + len(out.changed) + len(writes.agents)
+    return (
+        len(out.sends) + len(out.closes) + len(out.replies) + len(out.changed) + len(out.changed_agents),
+        len(out.progress) + len(out.output) + len(ns.sessions) + len(ns.agents),
+        len(writes.new_tasks) + len(writes.attempts) + len(writes.agents) + len(writes.changed_tasks),
+    )

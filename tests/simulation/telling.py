@@ -5,14 +5,13 @@ What one command asks for is judged when it had the turn to itself; what must ho
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
 from meshd.domain.errors import Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, OutcomeReason, Session, Task
+from tests.simulation.picture import Attempt, OfSession, Picture, Turn
 from tests.simulation.plan import Bounds, Settings
 from tests.simulation.timeline import Violation
 
@@ -22,61 +21,46 @@ HAS_NO_TICKET = (c.Frames, c.StreamEnded)
 MAY_BECOME_THE_TASKS_END = (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE)
 
 
-class Before(NamedTuple):
-    """How a session was before a turn."""
-
-    stream: object | None
-    stream_seq: int
-    features: frozenset[int]
-    held: dict[bytes, Task]
-    quarantine: set[bytes]
-
-
 class Telling:
     """What one turn may and must tell."""
 
     def __init__(self) -> None:
-        self._sessions: dict[Session, Before] = {}
-        self._stopping: dict[Task, tuple[int, OutcomeReason, int]] = {}
-        self._progress: dict[Task, tuple[int, int, float | None, str] | None] = {}
-        self._own: dict[str, Session] = {}
+        self._before = Picture.of_nothing()
+        self._stopping: dict[Task, Attempt] = {}
         self._marks = (0, 0, 0)
         self._ended_count = 0
 
-    def before(self, ns: Namespace, batch: list[c.Command], out: Effects) -> None:
+    def before(self, ns: Namespace, out: Effects, picture: Picture) -> None:
         """Note what there is."""
         self._marks = (len(out.sends), len(out.closes), len(out.replies))
-        self._sessions = {
-            s: Before(s.stream, s.stream_seq, s.features, dict(s.held), set(s.quarantine))
-            for s in ns.sessions.values()
-        }
-        self._own = {s.agent.spec.agent_id: s for s in ns.sessions.values()}
-        held = [task for s in ns.sessions.values() for task in s.held.values()]
-        self._stopping = {
-            t: (t.cancel_grace_ms, t.cancel_cause, t.cancel_ms)
-            for t in held
-            if t.attempt_state is AttemptState.STOPPING
-        }
-        self._progress = {t: t.progress for t in held}
+        self._before = picture
         self._ended_count = ns.ended_count
         self._drains = set(ns.drains)
         self._next_due = ns.next_due()
 
     def after(
-        self, ns: Namespace, batch: list[c.Command], out: Effects, settings: Settings, now_mono: float
+        self,
+        ns: Namespace,
+        turn: Turn,
+        batch: list[c.Command],
+        out: Effects,
+        settings: Settings,
+        now_mono: float,
     ) -> None:
         """Judge what was told."""
         bounds = settings.bounds
         sends, closes, replies = self._marks
         told = out.sends[sends:]
+        self._stopping = {attempt.task: attempt for attempt in self._before.stopping()}
         self._check_replies(batch, out.replies[replies:], settings.recent_tasks)
-        self._check_ends_of_streams(ns, batch, told, out.closes[closes:])
-        self._check_cancels(ns, told)
+        self._check_ends_of_streams(ns, turn, batch, told, out.closes[closes:])
+        self._check_cancels(turn, told)
         for task, before in self._stopping.items():
-            changes = (task.cancel_grace_ms, task.cancel_cause, task.cancel_ms) != before
-            if changes and task.key not in out.writes.changed_tasks and task.key not in out.writes.new_tasks:
+            changes = task.cancel_grace_ms, task.cancel_cause, task.cancel_ms
+            same = changes == (before.cancel_grace_ms, before.cancel_cause, before.cancel_ms)
+            if not same and task.key not in out.writes.changed_tasks and task.key not in out.writes.new_tasks:
                 raise Violation(f"how {task.spec.task_id} is being stopped changes and is not written")
-        self._check_revokes(ns, batch, told)
+        self._check_revokes(turn, batch, told)
         if len(batch) == 1 and self._next_due > now_mono:
             # All that changed comes from this command: no timer was due.
             self._check_one(ns, batch[0], told, out)
@@ -113,6 +97,7 @@ class Telling:
     def _check_ends_of_streams(
         self,
         ns: Namespace,
+        turn: Turn,
         batch: list[c.Command],
         told: list[tuple[object, f.DownFrame]],
         closed: list[object],
@@ -121,10 +106,11 @@ class Telling:
         opened = {command.stream for command in batch if isinstance(command, c.OpenStream)}
         reasons = {stream: frame.reason for stream, frame in told if isinstance(frame, f.GoAway)}
         right: set[object] = set()
-        for session, before in self._sessions.items():
-            stream = before.stream
+        for session in (*turn.gone, *turn.sessions):
+            before = self._before.sessions.get(session)
+            stream = None if before is None else before.stream
             name = session.agent.spec.agent_id
-            if stream is None or session.stream is stream:
+            if before is None or stream is None or session.stream is stream:
                 continue
             over = ns.sessions.get(session.session_id) is not session
             if session.stream is None and not over and stream not in ended and not opened:
@@ -143,13 +129,13 @@ class Telling:
         if not set(closed) <= right | opened | ended:
             raise Violation("a stream is closed though it is its session's")
 
-    def _check_cancels(self, ns: Namespace, told: list[tuple[object, f.DownFrame]]) -> None:
+    def _check_cancels(self, turn: Turn, told: list[tuple[object, f.DownFrame]]) -> None:
         """Whoever must stop an attempt is told so in the same turn, if it understands that, and nobody else."""
         cancels = {(stream, frame.fence) for stream, frame in told if isinstance(frame, f.Cancel)}
-        for session in ns.sessions.values():
+        for session in turn.after.sessions if cancels else turn.sessions:
             if session.stream is None:
                 continue
-            before = self._sessions.get(session)
+            before = self._before.sessions.get(session)
             name = session.agent.spec.agent_id
             for fence, task in session.held.items():
                 is_told = (session.stream, fence) in cancels
@@ -166,7 +152,7 @@ class Telling:
                     raise Violation(f"{name} says no Accept, and {waiting[0].spec.task_id} waits for it")
 
     def _check_revokes(
-        self, ns: Namespace, batch: list[c.Command], told: list[tuple[object, f.DownFrame]]
+        self, turn: Turn, batch: list[c.Command], told: list[tuple[object, f.DownFrame]]
     ) -> None:
         """Whoever loses an attempt without having said anything about it is told."""
         revoked = {(stream, frame.fence) for stream, frame in told if isinstance(frame, f.Revoke)}
@@ -178,8 +164,8 @@ class Telling:
             for frame in command.frames
             if isinstance(frame, FENCED)
         }
-        for session in ns.sessions.values():
-            before = self._sessions.get(session)
+        for session in turn.sessions:
+            before = self._before.sessions.get(session)
             if before is None or session.stream is None or session.session_id in opened:
                 continue
             for fence in before.held.keys() - session.held.keys() - said:
@@ -192,7 +178,7 @@ class Telling:
         self, ns: Namespace, command: c.Command, told: list[tuple[object, f.DownFrame]], out: Effects
     ) -> None:
         if isinstance(command, c.Frames):
-            before = self._sessions.get(command.session)
+            before = self._before.sessions.get(command.session)
             if before is not None and before.stream is command.stream:
                 self._check_goodbye(command)
             if before is not None and before.stream is command.stream and len(command.frames) == 1:
@@ -215,13 +201,13 @@ class Telling:
 
     def _check_registration(self, ns: Namespace, command: c.Register | c.Deregister) -> None:
         if isinstance(command, c.Register):
-            known = self._own.get(command.spec.agent_id)
+            known = self._before.own(command.spec.agent_id)
             again = known is not None and known.key_hash == command.key_hash
             if again and known not in ns.sessions.values():
                 raise Violation(f"{command.spec.agent_id} repeated its registration and lost its session")
             return
-        own = self._own.get(command.agent_id)
-        for session in self._sessions:
+        own = self._before.own(command.agent_id)
+        for session in self._before.sessions:
             named = session is not own and session.session_id == command.session_id
             if named and session.session_id not in ns.sessions:
                 raise Violation(f"{command.agent_id} ended the session of another agent")
@@ -240,7 +226,7 @@ class Telling:
     def _check_frame(
         self,
         session: Session,
-        before: Before,
+        before: OfSession,
         frame: f.UpFrame,
         told: list[tuple[object, f.DownFrame]],
         out: Effects,
@@ -267,7 +253,7 @@ class Telling:
         if isinstance(frame, f.Output) and (task, frame.seq, frame.chunk) not in out.output:
             raise Violation(f"watchers of {task.spec.task_id} do not see its output")
         if isinstance(frame, f.Progress):
-            old = self._progress.get(task)
+            old = next(attempt.progress for attempt in before.attempts if attempt.task is task)
             news = old is None or frame.seq > old[1]
             right = (task.attempt, frame.seq, frame.fraction, frame.message) if news else old
             if task.progress != right or (task in out.progress) is not news:
@@ -277,7 +263,7 @@ class Telling:
         self, ns: Namespace, command: c.OpenStream, told: list[tuple[object, f.DownFrame]]
     ) -> None:
         session = ns.sessions.get(command.session_id)
-        before = None if session is None else self._sessions.get(session)
+        before = None if session is None else self._before.sessions.get(session)
         if session is None or before is None or session.stream is not command.stream:
             return
         name = session.agent.spec.agent_id
@@ -319,16 +305,17 @@ class Telling:
 
     def _check_graces(self, ns: Namespace, command: c.Cancel | c.StartDrain) -> None:
         """Of an attempt that was being stopped already the grace only shrinks; only a cancel changes the cause."""
-        for task, (grace_ms, cause, cancel_ms) in self._stopping.items():
+        for task, attempt in self._stopping.items():
+            grace_ms, cause = attempt.cancel_grace_ms, attempt.cancel_cause
             if task.attempt_state is not AttemptState.STOPPING:
                 continue
             shorter = min(grace_ms, command.grace_ms)
             if isinstance(command, c.Cancel):
-                asked = task.spec.task_id == command.task_id and not cancel_ms
+                asked = task.spec.task_id == command.task_id and not attempt.cancel_ms
                 becomes = OutcomeReason.CANCEL_REQUESTED if cause in MAY_BECOME_THE_TASKS_END else cause
                 right = (shorter, becomes) if asked else (grace_ms, cause)
             else:
-                session = self._own.get(task.agent_id)
+                session = self._before.own(task.agent_id)
                 asked = session is not None and command.hand_over and cause is OutcomeReason.NONE
                 asked = asked and session is not None and command.drain.selector.matches(session.agent.spec)
                 # When it is refused, because there are too many, nothing happens.

@@ -23,7 +23,8 @@ class Timeline:
 
     def at(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen at a time, or now when that is past."""
-        heapq.heappush(self._due, (max(due, self.now), next(self._numbers), call, arguments))
+        now = self.now
+        heapq.heappush(self._due, (max(now, due), next(self._numbers), call, arguments))
 
     def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen after a while."""

@@ -181,7 +181,7 @@ class World:
         for ns in build(restored, self.rules, Fleet(self.rules), keys, self.rng, now).values():
             for session in list(ns.sessions.values()):
                 forget(ns, session, now, out)
-        self.oracle.durable(self.disk.write(snapshot(out.writes)))
+        self.oracle.durable.written(self.disk.write(snapshot(out.writes)))
         if any(agent.session is not None for agent in self.disk.restore().agents):
             raise Violation("a restored backup remembers a session")
 
