@@ -2,7 +2,8 @@
 
 meshd has core 0, the flood and a fleet of agents share core 1. Goodput is tasks taken durably a second; results that the
 agents brought back are shown beside it. The peak is the best of several closed loops, and takes turns with the flood. One
-meshd lives through all steps, and its memory is the most of each step, so that it is comparable between them. What a call
+meshd lives through all steps. First it has so many tasks behind it that its caches are full: what they would grow by while
+a flood lasts would be counted as the flood's. Its memory is the most of each step. What a call
 met is told apart: answered, refused (with a type or without), held by the server past its deadline, or never sent for want
 of a free stream.
 """
@@ -26,6 +27,7 @@ from bench.load import issue
 from bench.processes import LOAD_CORE, cpu_s, end, first_line, meshd, start
 
 TOKENS = 8
+WARM_BATCH = 50
 TYPED, HELD, NEVER_SENT = "RESOURCE_EXHAUSTED + RetryInfo", "DEADLINE_EXCEEDED", "NEVER SENT"
 
 
@@ -147,7 +149,8 @@ def sought_and_flooded(steps: Steps, options: argparse.Namespace) -> list[dict[s
     seconds, batch = options.seconds, options.batch
     connections = ["--connections", str(options.connections)]
     connections += ["--clock-from-send"] if options.clock_from_send else []
-    done = [steps.run("warm", 2, batch, "--in-flight", "64", *connections)]
+    while steps.agents()["acked"] < options.warm_tasks:
+        steps.run("warm", 5, WARM_BATCH, "--in-flight", "32")
 
     def closed_loop(in_flight: int) -> dict[str, Any]:
         return steps.run(f"{in_flight} open", seconds, batch, "--in-flight", str(in_flight), *connections)
@@ -155,8 +158,9 @@ def sought_and_flooded(steps: Steps, options: argparse.Namespace) -> list[dict[s
     def open_loop(name: str, seconds: float, times: float) -> dict[str, Any]:
         return steps.run(name, seconds, batch, "--rate", str(rate * times), *connections)
 
+    steps.run("warm", 2, batch, "--in-flight", "64", *connections)
     levels = [closed_loop(in_flight) for in_flight in options.in_flight]
-    done += levels
+    done = levels
     best = max(range(len(levels)), key=lambda n: levels[n]["goodput"])
     rate = levels[best]["goodput"] / batch
     for _ in range(options.rounds):
@@ -166,7 +170,10 @@ def sought_and_flooded(steps: Steps, options: argparse.Namespace) -> list[dict[s
 
 
 def verdict(steps: list[dict[str, Any]]) -> None:
-    """Print what the flood left of the peak: each against the peaks before and after it, for the machine drifts."""
+    """Print what the flood left of the peak: each against the peaks before and after it, for the machine drifts.
+
+    Memory is compared with the most of the closed loops before the first flood.
+    """
     last = next(step["name"] for step in reversed(steps) if step["name"].endswith("times"))
     flooded = [step for step in steps if step["name"] == last]
     peaks = [step["goodput"] for step in steps if step["name"] == steps[-1]["name"]]
@@ -176,13 +183,13 @@ def verdict(steps: list[dict[str, Any]]) -> None:
     refused, offered = (sum(step[kind] for step in flooded) for kind in ("refused", "offered"))
     typed, held = (sum(step["statuses"].get(kind, 0) for step in flooded) for kind in (TYPED, HELD))
     after = [step["goodput"] / (peaks[0] / 2) for step in steps if step["name"] == "afterwards"]
-    first = steps.index(flooded[0])
-    rss_mib = steps[first]["rss_mib"]
+    before_mib = max(step["rss_mib"] for step in steps[: steps.index(flooded[0])])
+    more = sorted(flood["rss_mib"] / before_mib for flood in flooded)
     print(
         f"\n{last}: goodput {median(kept):.0%} of the peak ({kept[0]:.0%} to {kept[-1]:.0%}), which is {median(peaks):,.0f}; "
         f"{refused:,} refused{f', {typed / refused:.1%} of them typed' if refused else ''}; "
         f"{held / offered:.1%} of the calls held past their deadline; "
-        f"RSS {rss_mib:.0f} MiB, {rss_mib / max(step['rss_mib'] for step in steps[:first]):.2f} of the peak's; "
+        f"RSS {median(more):.2f} of the {before_mib:.0f} MiB at the peak ({more[0]:.2f} to {more[-1]:.2f}); "
         f"agents lost {steps[-1]['streams_ended']}; of half the peak afterwards {median(after):.0%} served"
     )
 
@@ -202,6 +209,9 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[64, 256, 1024],
         help="open calls while the peak is sought",
+    )
+    parser.add_argument(
+        "--warm-tasks", type=int, default=200_000, help="tasks done before anything is measured"
     )
     parser.add_argument("--times", type=float, nargs="+", default=[10])
     parser.add_argument("--rounds", type=int, default=2, help="how often flood and peak take turns")
