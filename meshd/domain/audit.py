@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final, NamedTuple
 
 from meshd.domain.records import AuditRecord
 
 FIRST_HASH: Final = bytes(32)
 _PREFIX: Final = b"agentmesh-audit-v1"
+_NUMBER_BYTES: Final = 8
+_length: Final = Struct(">I").pack
+_number: Final = Struct(">Iq").pack
+_ALLOWED: Final = b"\0\0\0\1\1"
+_DENIED: Final = b"\0\0\0\1\0"
 
 
 class AuditFault(NamedTuple):
@@ -26,18 +32,31 @@ class AuditFault(NamedTuple):
 
 def record_hash(record: AuditRecord) -> bytes:
     """Return the hash of a record; its own ``hash`` field is not looked at."""
-    hasher = hashlib.sha256(_PREFIX)
-    for value in record[:-1]:
-        if isinstance(value, str):
-            encoded = value.encode()
-        elif isinstance(value, bytes):
-            encoded = value
-        elif isinstance(value, bool):
-            encoded = b"\x01" if value else b"\x00"
-        else:
-            encoded = value.to_bytes(8, "big", signed=True)
-        hasher.update(len(encoded).to_bytes(4, "big") + encoded)
-    return hasher.digest()
+    # Field by field and in one piece: a loop over the fields takes half as long again, and every change is recorded.
+    encoded = (
+        _PREFIX,
+        _text(record.namespace),
+        _number(_NUMBER_BYTES, record.sequence),
+        _number(_NUMBER_BYTES, record.time_ms),
+        _text(record.subject),
+        _text(record.peer),
+        _text(record.method),
+        _text(record.object),
+        _ALLOWED if record.allowed else _DENIED,
+        _text(record.reason),
+        _number(_NUMBER_BYTES, record.count),
+        _bytes(record.object_digest),
+        _bytes(record.previous_hash),
+    )
+    return hashlib.sha256(b"".join(encoded)).digest()
+
+
+def _text(value: str) -> bytes:
+    return _bytes(value.encode())
+
+
+def _bytes(value: bytes) -> bytes:
+    return _length(len(value)) + value
 
 
 def verify(
