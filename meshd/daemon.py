@@ -156,6 +156,7 @@ async def _serve(
             for work in (
                 delete_old_tasks(store, parts.mesh.commits, retention_ms),
                 parts.known.learn(),
+                garbage.search_young_forever(),
                 garbage.collect_all_forever(),
                 parts.admission.look_forever(parts.open_calls),
             )

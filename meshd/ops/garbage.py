@@ -15,7 +15,10 @@ from typing import Any, Final
 import structlog
 
 YOUNG_OBJECTS: Final = 20_000
-"""New containers from which on they are searched; a search takes up to 20 ms."""
+"""New containers, less those freed, from which on what is young is searched; a search takes up to 20 ms."""
+YOUNG_INTERVAL_S: Final = 0.25
+"""How often it is searched anyway. What frees as many objects as it makes is never counted as new, and a fleet's beats do:
+ten thousand agents had made 200,000 until then, and their search took 0.2 s."""
 NEVER: Final = 1_000_000_000
 MIN_INTERVAL_S: Final = 600.0
 OBJECTS_PER_INTERVAL_S: Final = 100
@@ -42,6 +45,13 @@ def begin() -> None:
 def _set_survivors_aside(phase: str, _info: dict[str, Any]) -> None:
     if phase == "stop":
         gc.freeze()
+
+
+async def search_young_forever() -> None:
+    """Search what is young in time, before it is much, until cancelled."""
+    while True:
+        await asyncio.sleep(YOUNG_INTERVAL_S)
+        gc.collect(0)
 
 
 async def collect_all_forever() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 SCRIPT = """
-import gc, weakref
+import asyncio, gc, weakref
 from meshd.ops import garbage
 
 class Node: pass
@@ -33,6 +33,19 @@ assert found() is not None, "a cycle set aside waits"
 garbage.collect_all()
 assert found() is None, "until everything is searched"
 assert gc.get_freeze_count() > len(kept)
+
+async def replacing():
+    searching = asyncio.create_task(garbage.search_young_forever())
+    ended = asyncio.Event()
+    waiting = weakref.ref(cycle(), lambda _: ended.set())
+    for number in range(len(kept)):
+        kept[number] = []  # as many freed as made
+    assert len(gc.get_objects(0)) > len(kept), "more are young than ever count as new"
+    await asyncio.wait_for(ended.wait(), 30)
+    assert len(gc.get_objects(0)) < garbage.YOUNG_OBJECTS, "they are searched in time"
+    searching.cancel()
+
+asyncio.run(replacing())
 print("seen")
 """
 
