@@ -1,7 +1,8 @@
 """Profiles: the meshes this user has logged in to, in one TOML file that only they can read.
 
 Invariant: the file is replaced as a whole with mode 0600, and used only when nobody else can have read or written it.
-It holds tokens, so no error repeats what stands in it, and no `repr` shows one.
+It holds tokens, so no error repeats what stands in it, and no `repr` shows one. Whoever changes it reads it under the same
+lock, so that two logins at once both count.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import os
 import re
 import stat
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +112,30 @@ def load() -> Profiles:
         raise _unusable(path, "is nested too deeply") from None
 
 
-def save(profiles: Profiles) -> None:
-    """Replaces the file; a crash leaves the old one or the new one. Raises Problem when it cannot be written."""
+@contextlib.contextmanager
+def changing() -> Iterator[Profiles]:
+    """Hands over the profiles as they are now and keeps what became of them, unless the block raises.
+
+    A crash leaves the old file or the new one. Raises Problem when it cannot be trusted, read or written.
+    """
+    path = file_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _not_kept(path, str(error.strerror)) from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # not the file, which is replaced
+        known = load()
+        yield known
+        _save(path, known)
+    finally:
+        os.close(directory)
+
+
+def _save(path: Path, profiles: Profiles) -> None:
     import tomli_w
 
-    path = file_path()
     document = {
         "active": profiles.active,
         "profiles": {
@@ -123,7 +145,6 @@ def save(profiles: Profiles) -> None:
     }
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             tomli_w.dump(document, file)
@@ -133,12 +154,16 @@ def save(profiles: Profiles) -> None:
     except (OSError, UnicodeEncodeError) as error:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
-        why = error.strerror if isinstance(error, OSError) else "a path in them is not UTF-8"
-        raise Problem(
-            f"the profiles cannot be kept in {path}: {why}",
-            "make its directory writable, or set XDG_CONFIG_HOME to another one",
-            ExitCode.USAGE,
-        ) from None
+        why = str(error.strerror) if isinstance(error, OSError) else "a path in them is not UTF-8"
+        raise _not_kept(path, why) from None
+
+
+def _not_kept(path: Path, why: str) -> Problem:
+    return Problem(
+        f"the profiles cannot be kept in {path}: {why}",
+        "make its directory writable, or set XDG_CONFIG_HOME to another one",
+        ExitCode.USAGE,
+    )
 
 
 def _refuse_shared(path: Path, status: os.stat_result) -> None:

@@ -44,8 +44,8 @@ def login(invocation: options.Invocation) -> None:
         subject=caller.subject,
         expire_time=output.moment(caller.expire_time),
     )
-    known.by_name[name], known.active = profile, name
-    profiles.save(known)
+    with profiles.changing() as known:  # as they are now: the token may have taken a while to be typed
+        known.by_name[name], known.active = profile, name
     if invocation.json:
         output.write_json({"profile": name, **profiles.public_fields(profile)})
         return
@@ -61,13 +61,12 @@ def logout(invocation: options.Invocation) -> None:
     """Forget the token of a profile; its address stays for the next login."""
     from meshctl import output
 
-    known = profiles.load()
-    name = _name(invocation, known)
-    if not name:
-        raise usage("nobody is logged in", "see what is stored: meshctl profile list")
-    profile = known.named(name)
-    known.by_name[name] = dataclasses.replace(profile, token="", subject="", expire_time=None)
-    profiles.save(known)
+    with profiles.changing() as known:
+        name = _name(invocation, known)
+        if not name:
+            raise usage("nobody is logged in", "see what is stored: meshctl profile list")
+        profile = known.named(name)
+        known.by_name[name] = dataclasses.replace(profile, token="", subject="", expire_time=None)
     if invocation.json:
         output.write_json({"profile": name, "forgotten": bool(profile.token)})
         return

@@ -47,10 +47,9 @@ def use_profile(invocation: options.Invocation, name: str) -> None:
     """Use a profile wherever neither an option nor the environment says another address."""
     from meshctl import output
 
-    known = profiles.load()
-    known.named(name)
-    known.active = name
-    profiles.save(known)
+    with profiles.changing() as known:
+        known.named(name)
+        known.active = name
     if invocation.json:
         output.write_json({"active": name})
     else:
@@ -90,12 +89,11 @@ def remove_profile(invocation: options.Invocation, name: str) -> None:
     """Remove a profile with its token."""
     from meshctl import output
 
-    known = profiles.load()
-    known.named(name)
-    del known.by_name[name]
-    if known.active == name:
-        known.active = ""
-    profiles.save(known)
+    with profiles.changing() as known:
+        known.named(name)
+        del known.by_name[name]
+        if known.active == name:
+            known.active = ""
     if invocation.json:
         output.write_json({"removed": name})
     else:
