@@ -121,9 +121,21 @@ SEEDS     ?= 1000
 FIRST     ?= 1
 PROCESSES ?= 1
 
+# For long runs: a copy of what lives in a world, compiled. What it finds is replayed without it.
+COMPILED_SIM  := build/compiled-sim
+SIM_SOURCES    = $(shell git ls-files agentmesh meshd tests/simulation tests/__init__.py)
+SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simulation/,history.py mutants.py plan.py progress.py test_%.py violation.py), \
+                   $(filter agentmesh/session.py $(addprefix meshd/,domain/%.py store/rows.py engine/restore.py wire/codec/frames.py) tests/simulation/%.py,$(SIM_SOURCES)))
+
 .PHONY: sim
-sim: $(DEV) ## Simulate SEEDS=n worlds of faults, or replay and shrink one: SEED=k
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES))
+sim: $(DEV) $(if $(COMPILED),$(COMPILED_SIM)/made) ## Simulate SEEDS=n worlds of faults (COMPILED=1: in a compiled copy), or replay and shrink one: SEED=k
+	@$(if $(COMPILED),cd $(COMPILED_SIM) &&) $(CURDIR)/$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES) --keep $(CURDIR)/build/sim)
+
+$(COMPILED_SIM)/made: $(DEV) $(SIM_SOURCES)
+	@rm -rf $(@D) && mkdir -p $(@D) && cp --parents $(SIM_SOURCES) $(@D)
+	@cd $(@D) && MYPYC_OPT_LEVEL=2 MYPYC_DEBUG_LEVEL=0 $(CURDIR)/$(BIN)/mypyc --config-file $(CURDIR)/pyproject.toml $(SIM_COMPILED) >mypyc.log 2>&1 \
+	  || { tail -20 mypyc.log; exit 1; }
+	@touch $@
 
 MUTANTS      ?= 0
 MUTANT_SEEDS ?= 300

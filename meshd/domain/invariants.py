@@ -60,11 +60,14 @@ def _agent_index(ns: Namespace) -> list[str]:
     anew = AgentIndex()
     for agent in ns.agents.values():
         anew.add(agent)
-    return [
-        f"the index of agents is wrong {name}"
-        for name, kept in vars(ns.agent_index).items()
-        if kept != vars(anew)[name]
-    ]
+    kept = ns.agent_index
+    parts = {
+        "everybody": (kept.everybody, anew.everybody),
+        "by_capability": (kept.by_capability, anew.by_capability),
+        "by_label": (kept.by_label, anew.by_label),
+        "named": (kept.named, anew.named),
+    }
+    return [f"the index of agents is wrong {name}" for name, (one, other) in parts.items() if one != other]
 
 
 def _session(ns: Namespace, session: Session) -> list[str]:

@@ -8,14 +8,16 @@ import multiprocessing
 import re
 import sys
 import time
+from pathlib import Path
 
 from tests.simulation.plan import Plan, make
-from tests.simulation.timeline import Violation
+from tests.simulation.progress import Progress
+from tests.simulation.violation import Violation
 from tests.simulation.world import World
 
 CHUNK = 20
 PROGRESS_SEEDS = 10_000
-"""How often a long run says how far it is."""
+"""How often a long run says how far it is; a longer one keeps that as well."""
 
 
 def failure_of(plan: Plan, history: list[str] | None = None) -> str | None:
@@ -71,31 +73,27 @@ def replay(seed: int) -> int:
     return 1
 
 
-def run(first: int, count: int, processes: int) -> int:
-    """Run many seeds; return the exit status."""
+def run(first: int, count: int, processes: int, keep: Path) -> int:
+    """Run many seeds; return the exit status. A long run goes on where it was cut off, by what it kept in a folder."""
     # Collected is after each chunk: a collection while a world lives finds next to nothing.
     gc.freeze()
     gc.disable()
-    start = time.monotonic()
-    chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
-    failures = 0
-    done = 0
+    progress = Progress(keep if count > PROGRESS_SEEDS else None, first, count)
+    start, end = time.monotonic() - progress.seconds, first + count
+    chunks = [range(at, min(at + CHUNK, end)) for at in range(progress.next, end, CHUNK)]
     pool = multiprocessing.get_context("fork").Pool(processes) if processes > 1 else None
-    for found in map(_failures, chunks) if pool is None else pool.imap(_failures, chunks):
+    results = map(_failures, chunks) if pool is None else pool.imap(_failures, chunks)
+    for chunk, found in zip(chunks, results, strict=True):
         for seed, words in found:
             print(f"seed {seed}: {words}    (make sim SEED={seed})", flush=True)
-        failures += len(found)
-        done = min(done + CHUNK, count)
+        progress.judged(chunk.stop, found, time.monotonic() - start)
+        done = progress.next - first
         if done % PROGRESS_SEEDS == 0:
-            spent = time.monotonic() - start
-            print(f"{done} seeds from {first} on in {spent:.0f} s: {failures} violations", flush=True)
+            print(f"{done} seeds from {first} on in {progress.words()}", flush=True)
     if pool is not None:
         pool.terminate()
-    spent = time.monotonic() - start
-    print(
-        f"{count} seeds in {spent:.1f} s, {1000 * spent / max(count, 1):.1f} ms each: {failures} violations"
-    )
-    return 1 if failures else 0
+    print(f"{count} seeds in {progress.words()}, {1000 * progress.seconds / max(count, 1):.1f} ms each")
+    return 1 if progress.violations else 0
 
 
 def main() -> int:
@@ -105,6 +103,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--seed", type=int, help="run only this one and print its history, shrunk")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--keep", type=Path, default=Path("build/sim"), help="where long runs keep how far they are"
+    )
     parser.add_argument("--mutants", type=int, help="give a sample of so many mutants to the seeds; 0: all")
     parser.add_argument("--only", help="of the mutants, those whose names are the lines of this file")
     arguments = parser.parse_args()
@@ -115,7 +116,7 @@ def main() -> int:
         from tests.simulation import mutants
 
         return mutants.main(arguments.seeds, arguments.mutants or 0, arguments.only)
-    return run(arguments.first, arguments.seeds, arguments.processes)
+    return run(arguments.first, arguments.seeds, arguments.processes, arguments.keep)
 
 
 if __name__ == "__main__":

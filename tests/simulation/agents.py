@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.duration_pb2 import Duration
+
 from agentmesh.session import Attempt, Received, SessionMachine
 from agentmesh.v1 import session_pb2 as pb
 from agentmesh.v1.payload_pb2 import Payload
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 BEAT_S = 1.0
+LEASE_ACK = Feature.FEATURE_LEASE_ACK
 GOOD_HEALTH = (Health.HEALTHY, Health.SUSPECT, Health.DEAF, Health.DRAINING)
 
 
@@ -240,11 +243,11 @@ class Agent:
         now = self.world.time.now
         self._silent_since += max(0.0, now - due)
         limits = self.machine.limits
-        pause_s = limits.beat_interval.ToMilliseconds() / 1000 or BEAT_S
+        pause_s = _seconds(limits.beat_interval) or BEAT_S
         self.later(pause_s * (0.8 + 0.2 * self.world.rng.random()), self._beat, now + pause_s)
-        ttl_s = limits.lease_ttl.ToMilliseconds() / 1000
+        ttl_s = _seconds(limits.lease_ttl)
         # Without LeaseAck silence says nothing.
-        told = Feature.FEATURE_LEASE_ACK in self.machine.features or not self.machine.is_open
+        told = LEASE_ACK in self.machine.features or not self.machine.is_open
         if self.link is not None and told and now - self._silent_since > 1.5 * ttl_s:
             self.world.note("%s hears nothing and hangs up", self)
             self.world.oracle.deserted(self)
@@ -255,6 +258,10 @@ class Agent:
 
     # ---- frames
 
+    def is_on(self, link: Link) -> bool:
+        """Return whether this is the stream it speaks on."""
+        return self.link is link
+
     def arrived(self, link: Link, frames: list[DownFrame]) -> None:
         """A message came."""
         self._inbox.append((link, frames))
@@ -262,12 +269,12 @@ class Agent:
 
     def _read(self) -> None:
         link, frames = self._inbox.popleft()
-        if self.link is not link:
+        if not self.is_on(link):
             return
         self._silent_since = self.world.time.now
         payloads = dict.fromkeys((getattr(frame, "task_key", 0) for frame in frames), b"")
         self._receive([codec.down(frame, payloads, self.world.rules) for frame in frames])
-        if self.link is link:
+        if self.is_on(link):
             self._flush()
 
     def _receive(self, messages: Iterable[pb.MeshFrame]) -> None:
@@ -350,3 +357,7 @@ class Agent:
             report = pb.AgentFrame(stopped=pb.Stopped(fence=fence))
         self.machine.finished(attempt, report)
         self._flush()
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -24,7 +24,7 @@ from meshd.domain.values import Now, Session
 from meshd.engine.restore import build
 from tests.simulation.disk import Batch, snapshot
 from tests.simulation.network import Call, Link
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -77,9 +77,10 @@ class Daemon:
 
     def later(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have this life do something at a time."""
-        self.world.time.at(due, self._run, call, arguments)
+        self.world.time.at(due, self.run, call, arguments)
 
-    def _run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Have this life do something now, or when it goes on."""
         if self.dead:
             return
         if self.world.time.now < self.frozen_until:
@@ -177,9 +178,10 @@ class Daemon:
             self.later(max(due, self.world.time.now) + SLACK_S, self._due, due)
 
     def _due(self, due: float) -> None:
+        # Otherwise an earlier one was armed since, and has armed this one again.
         if due == self._armed:
             self._armed = inf
-        self._turn()
+            self._turn()
 
     # ---- commits
 
@@ -220,7 +222,7 @@ class Daemon:
         assert self.in_flight is not None
         batch, self.in_flight = self.in_flight, None
         self.world.oracle.durable.written(self.world.disk.write(batch))
-        self.later(self.world.time.now, self._committed, number, effects)
+        self.run(self._committed, (number, effects))
 
     def _committed(self, number: int, effects: Effects) -> None:
         if self.world.reached("release"):

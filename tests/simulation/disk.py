@@ -14,7 +14,7 @@ from meshd.domain.records import Writes
 from meshd.domain.values import EndedAttempt, NamespaceInfo, Task
 from meshd.ports.store import Restored
 from meshd.store import rows
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 
 class Batch(NamedTuple):

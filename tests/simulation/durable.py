@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshd.domain.values import AttemptState, OutcomeReason, Task, TaskState
 from meshd.store import rows
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

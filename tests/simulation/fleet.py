@@ -12,7 +12,7 @@ from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason, Session
 from tests.simulation.history import plain
 from tests.simulation.picture import Picture, Turn
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 
 class Agents:

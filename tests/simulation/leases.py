@@ -14,7 +14,7 @@ from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Health, Now, Session
 from tests.simulation.pace import Pace
 from tests.simulation.picture import OfSession, Picture, Turn
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon

@@ -111,7 +111,7 @@ class Link:
             self.world.time.at(self.agent.up_blocked_until + 0.001, self._arrive_up)
             return
         self._inbox.append(self._up.popleft())
-        self.daemon.later(self.world.time.now, self._read)
+        self.daemon.run(self._read, ())
 
     def _read(self) -> None:
         frames = self._inbox.popleft()

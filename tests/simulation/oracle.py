@@ -35,8 +35,8 @@ from tests.simulation.picture import Picture, Turn
 from tests.simulation.placing import Placing
 from tests.simulation.plan import KINDS
 from tests.simulation.telling import Telling
-from tests.simulation.timeline import Violation
 from tests.simulation.timing import Timing
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.agents import Agent as Process
@@ -49,7 +49,7 @@ STATES_OF_HELD |= {(TaskState.ASSIGNED, AttemptState.ASSIGNED), (TaskState.RUNNI
 
 LOOK_EVERY = 8
 """Of turns in which nobody but beats came and of which nothing came, so many go by before one is judged."""
-WHOLE_EVERY = 4
+WHOLE_EVERY = 10
 """All invariants are checked over everything after so many turns that changed something, at a start and at the end."""
 
 

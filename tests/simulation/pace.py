@@ -15,7 +15,7 @@ from meshd.domain.effects import Effects
 from meshd.domain.pacing import SLACK, Lease
 from meshd.domain.state import Namespace
 from meshd.domain.values import Session
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon

@@ -17,7 +17,7 @@ from meshd.domain.placement.matching import fits, score
 from meshd.domain.queue import TaskQueue
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Session, Strategy, Task, TaskState
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -13,7 +13,7 @@ from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, OutcomeReason, Session, Task
 from tests.simulation.picture import Attempt, OfSession, Picture, Turn
 from tests.simulation.plan import Bounds, Settings
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 ENDS = (f.Done, f.Fail, f.Stopped)
 FENCED = (f.Accept, f.Decline, f.Progress, f.Output, *ENDS)

@@ -8,10 +8,6 @@ from itertools import count
 from typing import Any
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
 class Timeline:
     """The clock of one world and everything that is going to happen."""
 
@@ -23,8 +19,7 @@ class Timeline:
 
     def at(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen at a time, or now when that is past."""
-        now = self.now
-        heapq.heappush(self._due, (max(now, due), next(self._numbers), call, arguments))
+        heapq.heappush(self._due, (max(due, self.now), next(self._numbers), call, arguments))
 
     def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen after a while."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Now, OutcomeReason, Task, TaskState
-from tests.simulation.timeline import Violation
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon

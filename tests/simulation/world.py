@@ -32,7 +32,8 @@ from tests.simulation.history import plain
 from tests.simulation.network import Call
 from tests.simulation.oracle import Oracle
 from tests.simulation.plan import Event, Plan, TaskPlan
-from tests.simulation.timeline import Timeline, Violation
+from tests.simulation.timeline import Timeline
+from tests.simulation.violation import Violation
 
 START = 100.0
 SETTLE_S = 4.0
