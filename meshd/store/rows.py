@@ -375,5 +375,6 @@ def identity_from_row(row: Row) -> IdentityRecord:
 
 def audit_from_row(row: Row) -> AuditRecord:
     """Return the audit record of a row."""
-    record = AuditRecord._make(row)
-    return record._replace(allowed=bool(record.allowed))
+    record: Any = AuditRecord._make(row)  # with a number where SQLite has no truth value
+    read: AuditRecord = record._replace(allowed=bool(record.allowed))
+    return read

@@ -160,7 +160,8 @@ class Chain(grpc.aio.ServerInterceptor):
         code = "CANCELLED"
         call = Call(ANONYMOUS, served.name, "", served.rule)
         try:
-            left_s: float | None = context.time_remaining()  # The stubs do not know that it may be None.
+            # The stubs do not know that it may be None.
+            left_s: float | None = cast("Any", context).time_remaining()
             if left_s is not None and left_s <= 0:
                 code = "DEADLINE_EXCEEDED"
                 await context.abort(

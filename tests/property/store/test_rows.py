@@ -85,10 +85,14 @@ def tasks(draw: st.DrawFn) -> Task:
         "TaskState": st.sampled_from(TaskState),
         "OutcomeReason": st.sampled_from(OutcomeReason),
         "AttemptState": st.sampled_from(AttemptState),
-        "Failure | None": failures,
     }
-    durable = [field for field in fields(Task) if field.name not in NOT_DURABLE]
-    task = Task(**{field.name: draw(of_type[str(field.type)]) for field in durable})
+    values: dict[str, st.SearchStrategy[Any]] = {"failure": failures}
+    for field in fields(Task):
+        if field.name not in (*NOT_DURABLE, *values):
+            # Compiled, a field knows its type; otherwise the type's name.
+            name = field.type if isinstance(field.type, str) else field.type.__name__
+            values[field.name] = of_type[name]
+    task = Task(**{name: draw(value) for name, value in values.items()})
     task.incarnation = draw(st.integers(0, 2**64 - 1))
     return task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from meshd.domain.records import AuditRecord, Writes
@@ -27,8 +28,9 @@ def a_task(key: int, **fields: Any) -> Task:
     """Return a queued task called ``t<key>``; ``fields`` are of the task or of its spec."""
     spec = TaskSpec(f"t{key}", "work", b"input", b"d" * 16, Requirements(frozenset(("work",))))
     task = Task(key, "default", spec, 1 << 63, TaskState.QUEUED, 5, "operator:test", len(spec.payload))
+    of_spec = {each.name for each in dataclasses.fields(TaskSpec)}
     for name, value in fields.items():
-        setattr(spec if name in TaskSpec.__slots__ else task, name, value)
+        setattr(spec if name in of_spec else task, name, value)
     return task
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,7 +240,7 @@ def test_agents_come_back_with_their_sessions(store: SqliteStore) -> None:
     assert first.session.agent is first
     assert first.session.ttl_only
     assert not first.session.takes_work
-    for name in AgentSpec.__slots__:
+    for name in (each.name for each in fields(AgentSpec)):
         assert getattr(first.spec, name) == getattr(live.spec, name), name
     for name in ("namespace", "create_ms", "health", "health_ms", "health_cause", "revision", "last_seen_ms"):
         assert getattr(first, name) == getattr(live, name), name
