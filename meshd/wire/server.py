@@ -32,8 +32,8 @@ LIFELINES: Final = frozenset({"RegisterAgent", "RenewToken", "Work", "Heartbeat"
 """Methods by which agents come and stay: each has a queue of its own, so that no flood of other calls is before them."""
 
 PENDING_CALLS: Final = 8_192
-"""Calls that wait in one queue, each 16 KiB. Past this the core sheds them as CANCELLED, at random, and from twice as many
-on all: so it is above the burst in which a fleet comes back after a restart, and above what 500 full connections hold."""
+"""Calls that wait in one queue, each 14 KiB, those whose caller has given up included. Past this the core sheds them as
+CANCELLED: so it is above the burst in which a fleet comes back after a restart, and what 500 full connections hold."""
 
 MIN_KEEPALIVE_TIMEOUT_MS: Final = 1_000
 MIN_PEER_PING_INTERVAL_MS: Final = 500
@@ -65,8 +65,9 @@ def new_server(
         # An answered call counts in the core until Python has let go of it, some turns later, while its client starts the
         # next one: without room for those, more than half of a busy connection's calls were refused as UNAVAILABLE.
         ("grpc.http2.max_deallocating_streams", max_calls_per_connection),
+        # The core sheds at random between these two: equal, they bound the memory of a flood at what the first one says.
         ("grpc.server.max_pending_requests", PENDING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.enable_channelz", 1),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # All three are needed: without ping_timeout_ms a frozen peer is found after a minute only.
