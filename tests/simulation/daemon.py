@@ -8,7 +8,6 @@ due meanwhile happens in any order when it goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -164,7 +163,8 @@ class Daemon:
                 stream.down([frame])
         out.urgent.clear()
         for task in out.changed:
-            out.callbacks.append(partial(oracle.watched, copy(task)))
+            now_is = (task.generation, task.state, task.outcome)
+            out.callbacks.append(partial(oracle.watched, task.key, task.spec.task_id, now_is))
         out.changed.clear()
         out.changed_agents.clear()
         out.progress.clear()

@@ -19,7 +19,7 @@ class Agents:
     """Agents before and after a turn."""
 
     def __init__(self) -> None:
-        self._before = Picture.of_nothing()
+        self._before = Picture()
         self._said: AgentSpec | None = None
         self._sends = 0
         self._next_due = 0.0

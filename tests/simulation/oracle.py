@@ -104,7 +104,7 @@ class Oracle:
                 raise Violation("the drains in force are not those that are durable")
             self._check_held(ns.sessions.values())
             self._invariants(ns)
-            self._pictures[ns] = Picture.of(ns)
+            self._pictures[ns] = Turn(Picture(), ns).after
         self.placing.started()
         self.leases.started(daemon)
         self.timing.started(daemon)
@@ -135,9 +135,8 @@ class Oracle:
                 return
         else:
             self._loud_turns += 1
-        picture = Picture.of(ns)
-        turn = Turn(self._pictures[ns], picture)
-        self._pictures[ns] = picture
+        turn = Turn(self._pictures[ns], ns)
+        self._pictures[ns] = turn.after
         self.leases.after(daemon, turn, batch, said, out, now)
         self.fleet.check_watchers(turn, batch, out, now.mono)
         self.telling.after(ns, turn, batch, out, self.world.plan.settings, now.mono)
@@ -275,22 +274,21 @@ class Oracle:
         if not succeeded and number not in self.world.disk.attempts.get(task.key, {}):
             raise Violation(f"a report about {task.spec.task_id} was acknowledged before it was durable")
 
-    def watched(self, task: Task) -> None:
-        """A watcher sees a change of a task."""
-        before = self.seen.get(task.key)
-        now = (task.generation, task.state, task.outcome)
+    def watched(self, key: int, name: str, now: tuple[int, TaskState, OutcomeReason]) -> None:
+        """A watcher sees a change of a task: its generation, state and outcome now."""
+        before = self.seen.get(key)
         if before == now:
             return
-        name = task.spec.task_id
+        generation, state, _ = now
         if before is not None:
-            if task.generation <= before[0]:
-                raise Violation(f"watchers of {name} see generation {task.generation} after {before[0]}")
+            if generation <= before[0]:
+                raise Violation(f"watchers of {name} see generation {generation} after {before[0]}")
             if before[2] is not OutcomeReason.NONE:
-                raise Violation(f"P3: watchers of {name} see {task.state.name} after its end")
-        self.seen[task.key] = now
-        durable = self.world.disk.tasks.get(task.key)
-        if durable is None or self.world.disk.task(task.key).generation < task.generation:
-            raise Violation(f"watchers see generation {task.generation} of {name}, which is not durable")
+                raise Violation(f"P3: watchers of {name} see {state.name} after its end")
+        self.seen[key] = now
+        durable = self.world.disk.tasks.get(key)
+        if durable is None or self.world.disk.task(key).generation < generation:
+            raise Violation(f"watchers see generation {generation} of {name}, which is not durable")
 
     def read(self, task: Task) -> None:
         """A reader got a task."""

@@ -7,133 +7,147 @@ stays: whatever changed all the same is then a change that the next judged turn 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 from meshd.domain.state import Namespace
-from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, OutcomeReason, Session, Task
+from meshd.domain.values import Agent, AttemptState, Session, Task
 
 
-class Attempt(NamedTuple):
+class Attempt:
     """An attempt that a session held."""
 
-    fence: bytes
-    task: Task
-    state: AttemptState
-    losses: int
-    progress: tuple[int, int, float | None, str] | None
-    cancel_grace_ms: int
-    cancel_cause: OutcomeReason
-    cancel_ms: int
+    def __init__(self, fence: bytes, task: Task) -> None:
+        self.fence = fence
+        self.task = task
+        self.state = task.attempt_state
+        self.losses = task.losses
+        self.progress = task.progress
+        self.cancel_grace_ms = task.cancel_grace_ms
+        self.cancel_cause = task.cancel_cause
+        self.cancel_ms = task.cancel_ms
+
+    def is_still(self, fence: bytes, task: Task) -> bool:
+        """Return whether nothing of it has changed."""
+        return (
+            self.task is task
+            and self.state is task.attempt_state
+            and self.fence == fence
+            and self.losses == task.losses
+            and self.progress is task.progress
+            and self.is_stopped_alike()
+        )
+
+    def is_stopped_alike(self) -> bool:
+        """Return whether its task is being stopped for the same reason and with the same grace, or still is not."""
+        task = self.task
+        return (
+            self.cancel_grace_ms == task.cancel_grace_ms
+            and self.cancel_cause is task.cancel_cause
+            and self.cancel_ms == task.cancel_ms
+        )
 
 
-class OfSession(NamedTuple):
+class OfSession:
     """How a session was."""
 
-    stream: object | None
-    stream_seq: int
-    features: frozenset[int]
-    takes_work: bool
-    slots: int
-    drained: str
-    deaf: bool
-    bucket: int
-    health: Health
-    health_cause: str
-    held: dict[bytes, Task]
-    quarantine: set[bytes]
-    attempts: list[Attempt]
+    def __init__(self, session: Session) -> None:
+        self.stream = session.stream
+        self.stream_seq = session.stream_seq
+        self.features = session.features
+        self.takes_work = session.takes_work
+        self.slots = session.slots
+        self.drained = session.drained
+        self.deaf = session.deaf
+        self.bucket = session.bucket
+        self.health = session.agent.health
+        self.health_cause = session.agent.health_cause
+        self.held = dict(session.held)
+        self.quarantine = set(session.quarantine)
+        self.attempts = [Attempt(fence, task) for fence, task in session.held.items()]
+
+    def is_still(self, session: Session) -> bool:
+        """Return whether nothing of the session has changed."""
+        return (
+            self.stream is session.stream
+            and self.slots == session.slots
+            and self.bucket == session.bucket
+            and self.deaf is session.deaf
+            and self.health is session.agent.health
+            and self.drained == session.drained
+            and self.stream_seq == session.stream_seq
+            and self.takes_work is session.takes_work
+            and self.features is session.features
+            and self.health_cause == session.agent.health_cause
+            and self.quarantine == session.quarantine
+            and len(self.attempts) == len(session.held)
+            and all(map(Attempt.is_still, self.attempts, session.held, session.held.values()))
+        )
 
     def unaccepted(self) -> list[tuple[bytes, Task]]:
         """Return the attempts that the agent had not accepted."""
         return [(a.fence, a.task) for a in self.attempts if a.state is AttemptState.ASSIGNED]
 
 
-class OfAgent(NamedTuple):
+class OfAgent:
     """How an agent was, as others may see it."""
 
-    health: Health
-    health_cause: str
-    spec: AgentSpec
-    session: Session | None
-    slots: int | None
+    def __init__(self, agent: Agent) -> None:
+        self.health = agent.health
+        self.health_cause = agent.health_cause
+        self.spec = agent.spec
+        self.session = agent.session
+        self.slots = None if agent.session is None else agent.session.slots
 
-
-NOTHING: dict[bytes, Task] = {}
-NONE_QUARANTINED: set[bytes] = set()
-NO_ATTEMPTS: list[Attempt] = []
-
-
-def of_session(s: Session) -> OfSession:
-    """Take the picture of a session."""
-    agent = s.agent
-    return OfSession(
-        s.stream,
-        s.stream_seq,
-        s.features,
-        s.takes_work,
-        s.slots,
-        s.drained,
-        s.deaf,
-        s.bucket,
-        agent.health,
-        agent.health_cause,
-        dict(s.held) if s.held else NOTHING,
-        set(s.quarantine) if s.quarantine else NONE_QUARANTINED,
-        [
-            Attempt(
-                x, t, t.attempt_state, t.losses, t.progress, t.cancel_grace_ms, t.cancel_cause, t.cancel_ms
-            )
-            for x, t in s.held.items()
-        ]
-        if s.held
-        else NO_ATTEMPTS,
-    )
-
-
-def of_agent(agent: Agent) -> OfAgent:
-    """Take the picture of an agent."""
-    session = agent.session
-    slots = None if session is None else session.slots
-    return OfAgent(agent.health, agent.health_cause, agent.spec, session, slots)
+    def is_still(self, agent: Agent) -> bool:
+        """Return whether nothing of the agent has changed."""
+        session = agent.session
+        return (
+            self.health is agent.health
+            and self.spec is agent.spec
+            and self.session is session
+            and (session is None or self.slots == session.slots)
+            and self.health_cause == agent.health_cause
+        )
 
 
 class Picture:
     """How a namespace was."""
 
-    def __init__(self, sessions: Iterable[Session], agents: Iterable[Agent]) -> None:
-        self.sessions = {session: of_session(session) for session in sessions}
-        self.agents = {agent: of_agent(agent) for agent in agents}
-
-    @classmethod
-    def of(cls, ns: Namespace) -> Picture:
-        """Take the picture of a namespace."""
-        return cls(ns.sessions.values(), ns.agents.values())
-
-    @classmethod
-    def of_nothing(cls) -> Picture:
-        """Return the picture before there is anything."""
-        return cls((), ())
+    def __init__(self) -> None:
+        self.sessions: dict[Session, OfSession] = {}
+        self.agents: dict[Agent, OfAgent] = {}
 
     def own(self, agent_id: str) -> Session | None:
         """Return the session that an agent had."""
         return next((s for s in self.sessions if s.agent.spec.agent_id == agent_id), None)
 
-    def stopping(self) -> Iterable[Attempt]:
-        """Yield the attempts that were being stopped."""
-        for session in self.sessions.values():
-            for attempt in session.attempts:
-                if attempt.state is AttemptState.STOPPING:
-                    yield attempt
+    def stopping(self) -> list[Attempt]:
+        """Return the attempts that were being stopped."""
+        return [
+            attempt
+            for session in self.sessions.values()
+            for attempt in session.attempts
+            if attempt.state is AttemptState.STOPPING
+        ]
 
 
 class Turn:
-    """What one turn changed."""
+    """What changed since a picture was taken, and the next picture."""
 
-    def __init__(self, before: Picture, after: Picture) -> None:
-        self.before = before
-        self.after = after
-        self.sessions = [s for s, picture in after.sessions.items() if before.sessions.get(s) != picture]
+    def __init__(self, before: Picture, ns: Namespace) -> None:
+        self.after = Picture()
+        self.sessions: list[Session] = []
         """Those that are new or changed."""
-        self.gone = [s for s in before.sessions if s not in after.sessions]
-        self.agents = [a for a, picture in after.agents.items() if before.agents.get(a) != picture]
+        self.agents: list[Agent] = []
+        """Likewise."""
+        for session in ns.sessions.values():
+            was = before.sessions.get(session)
+            if was is None or not was.is_still(session):
+                was = OfSession(session)
+                self.sessions.append(session)
+            self.after.sessions[session] = was
+        for agent in ns.agents.values():
+            agent_was = before.agents.get(agent)
+            if agent_was is None or not agent_was.is_still(agent):
+                agent_was = OfAgent(agent)
+                self.agents.append(agent)
+            self.after.agents[agent] = agent_was
+        self.gone = [session for session in before.sessions if session not in self.after.sessions]

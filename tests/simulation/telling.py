@@ -25,7 +25,7 @@ class Telling:
     """What one turn may and must tell."""
 
     def __init__(self) -> None:
-        self._before = Picture.of_nothing()
+        self._before = Picture()
         self._stopping: dict[Task, Attempt] = {}
         self._marks = (0, 0, 0)
         self._ended_count = 0
@@ -56,8 +56,7 @@ class Telling:
         self._check_ends_of_streams(ns, turn, batch, told, out.closes[closes:])
         self._check_cancels(turn, told)
         for task, before in self._stopping.items():
-            changes = task.cancel_grace_ms, task.cancel_cause, task.cancel_ms
-            same = changes == (before.cancel_grace_ms, before.cancel_cause, before.cancel_ms)
+            same = before.is_stopped_alike()
             if not same and task.key not in out.writes.changed_tasks and task.key not in out.writes.new_tasks:
                 raise Violation(f"how {task.spec.task_id} is being stopped changes and is not written")
         self._check_revokes(turn, batch, told)
