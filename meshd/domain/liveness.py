@@ -157,7 +157,8 @@ class Fleet:
         held = [s for s in over if not s.broken_mono and s.stream is None]
         fresh = len(over) - len(held)
         many = fresh + len(self._expiries)
-        if 2 * many <= total:
+        # Of all that were there within the TTL, those lost since included.
+        if 2 * many <= total + len(self._expiries):
             # Those that were in doubt have spoken: the next time the mesh suspects itself again.
             self.braked = False
         elif total >= MASS_EXPIRY_MIN_SESSIONS and not self.braked:

@@ -286,7 +286,7 @@ class Leases:
 
     def _suspected(self, at: float) -> bool:
         """Return whether the mesh had reason to suspect itself then: more than half silent for a TTL, or just lost so."""
-        ttl = self.world.rules.lease_ttl_ms / 1000
+        ttl = self.pace.fleet_s()
         before = sum(at - ttl <= when <= at for when, _, _ in self._ttl_losses)
         there = [(seen, own) for when, own, seen in self._ttl_losses if when > at]
         there += [(seen, self._ttl(session)) for session, seen in self._seen.items()]
@@ -294,7 +294,7 @@ class Leases:
         silent = sum(silence >= own for silence, own in silences)
         silent += sum(begin + own <= at < end for begin, end, own in self._silences)
         # One that was silent may have been replaced since.
-        return 2 * (before + silent + 1) > len(silences)
+        return 2 * (before + silent + 1) > len(silences) + before
 
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""

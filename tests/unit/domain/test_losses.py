@@ -66,6 +66,17 @@ def test_the_mesh_suspects_itself_when_most_leases_end_together() -> None:
     assert not world.ns.sessions
 
 
+def test_the_mesh_does_not_suspect_itself_when_less_than_half_of_all_go_one_by_one() -> None:
+    world = World()
+    sessions = [world.agent(f"a{n:02}")[0] for n in range(16)]
+    for step in range(24):
+        for session in sessions[:7][int(step * 0.25 / 0.4) + 1 :] + sessions[7:]:
+            world.send(session, f.Beat(step + 1))
+        world.wait(0.25)
+        assert not world.fleet.braked, "seven of sixteen are no majority, though the last is one of ten left"
+    assert len(world.ns.sessions) == 9
+
+
 def test_the_mesh_suspects_itself_again_after_everybody_had_come_back() -> None:
     world = World()
     sessions = [world.agent(f"a{n}")[0] for n in range(12)]
