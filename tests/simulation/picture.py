@@ -101,7 +101,7 @@ class OfAgent:
         session = agent.session
         return (
             self.health is agent.health
-            and self.spec is agent.spec
+            and (self.spec is agent.spec or self.spec == agent.spec)
             and self.session is session
             and (session is None or self.slots == session.slots)
             and self.health_cause == agent.health_cause
