@@ -26,10 +26,11 @@ def fill(text: str, name: str, body: str) -> str:
 def heading(record: dict[str, Any]) -> str:
     """Say in a sentence what the figures depend on."""
     machine = record["machine"]
+    compiled = ", hot rooms compiled" if machine.get("compiled") else ""
     return (
         f"Commit {record['commit']}, measured {record['day']}: rounds: {record['rounds']}; on {machine['cores']} cores "
         f"({machine['processor']}, {machine['memory_gib']} GiB), Python {machine['python']}, grpcio "
-        f"{machine['grpcio']}; load average at the end {record['busy']}."
+        f"{machine['grpcio']}{compiled}; load average at the end {record['busy']}."
     )
 
 

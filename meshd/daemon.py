@@ -33,6 +33,7 @@ from agentmesh.v1 import (
     scheduler_service_pb2_grpc,
 )
 from meshd.config import Settings, StartError, is_loopback, split_address
+from meshd.domain import machine
 from meshd.domain.commands import RevokeAgent
 from meshd.domain.limits import SessionRules
 from meshd.domain.pacing import ping_interval_ms
@@ -166,7 +167,12 @@ async def _serve(
         readiness.begin()
         sd_notify.notify("READY=1")
         log.info(
-            "meshd ready", **addresses, data_dir=settings.data_dir, open_tasks=open_tasks, pid=os.getpid()
+            "meshd ready",
+            **addresses,
+            data_dir=settings.data_dir,
+            open_tasks=open_tasks,
+            pid=os.getpid(),
+            compiled=not machine.__file__.endswith(".py"),
         )
         code = await ended
         limit = process.end_later(code, EXIT_WITHIN_S)

@@ -77,6 +77,13 @@ def test_lock_pins_hashes_and_names_no_host(lock: Path) -> None:
     assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
 
 
+def test_nothing_compiled_runs_in_the_place_of_a_source() -> None:
+    hidden = [path for room in PRODUCT for path in (HOUSE / room).rglob("*.so")]
+    assert not hidden, (
+        "what the sources say does not run: delete these, `make compiled` has a copy of its own"
+    )
+
+
 def test_every_room_is_a_package() -> None:
     numbered = "versions"  # migrations, loaded by path
     rooms = {path.parent for path in sources(*PRODUCT) if path.parent.name != numbered}

@@ -138,6 +138,8 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
     assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
     assert log[0]["socket"] == f"unix:{meshd.socket_path}"
     assert not log[0]["listen"].endswith(":0")
+    # `make test-compiled` puts its copy before the sources.
+    assert log[0]["compiled"] == ("build/compiled" in os.environ.get("PYTHONPATH", ""))
 
 
 def test_a_slow_start_is_no_stall(tmp_path: Path) -> None:
