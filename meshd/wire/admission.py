@@ -35,7 +35,13 @@ takes: refusing every other call would take a sixth of the goodput, every fourth
 RETRY_MS: Final = 1_000
 LOOK_INTERVAL_S: Final = 0.2
 LOOK_COST: Final = 50
-"""A pause between looks is at least so many times as long as a look: for each connection it takes 40 µs."""
+"""A pause between looks is at least so many times as long as a look: for each connection it takes 40 to 80 µs, since the
+core goes through them all."""
+SHORT_LOOK_S: Final = 0.05
+"""A look longer than this, at a thousand connections or so, stops the loop for too long to be taken on suspicion."""
+CROWD_TURNS: Final = 32
+CROWD_CALLS: Final = 6
+"""Where calls wait, every fourth turn of the loop takes one: so many turns take at least so many."""
 BUSY_SHARE: Final = 0.75
 """An event loop that uses less of its time than this, and takes few calls, has no crowd waiting."""
 BUSY_CALLS_PER_S: Final = 1_000
@@ -57,6 +63,10 @@ class Admission:
         self.in_work = 0
         """Calls and streams under way here."""
         self._taken = 0
+        self._refusable = 0
+        """Calls taken so far that may be refused."""
+        self._look_s = 0.0
+        """How long the last look took."""
         self._taken_per_s = 0.0
         self._may_refuse = 0
         self._baseline_due = False
@@ -84,7 +94,10 @@ class Admission:
     def refuses(self, *, spared: bool = False) -> bool:
         """Decide on a call that was taken just now; those to be spared are worked on."""
         self._taken += 1
-        if spared or not self._may_refuse or self._taken % ONE_IN:
+        if spared:
+            return False
+        self._refusable += 1
+        if not self._may_refuse or self._taken % ONE_IN:
             return False
         self._may_refuse -= 1
         return True
@@ -107,29 +120,47 @@ class Admission:
 
     async def look_forever(self, open_calls: Callable[[], int]) -> None:
         """Look while the loop is busy, until cancelled."""
-        pause_s = LOOK_INTERVAL_S
         while True:
-            await asyncio.sleep(pause_s)
-            pause_s = LOOK_INTERVAL_S
-            if self.worth_a_look():
-                start_s = time.thread_time()
-                self.look(open_calls())
-                pause_s = max(LOOK_INTERVAL_S, LOOK_COST * (time.thread_time() - start_s))
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            if await self.look_if_worth(open_calls):
+                await asyncio.sleep(max(0.0, LOOK_COST * self._look_s - LOOK_INTERVAL_S))
 
-    def worth_a_look(self) -> bool:
-        """Tell whether calls may wait; else conclude that none does. After a crowd, one more look counts what is left."""
-        now_mono, now_cpu_s = time.monotonic(), time.thread_time()
-        passed_s = max(now_mono - self._looked_mono, 0.001)
-        busy = (now_cpu_s - self._looked_cpu_s) / passed_s > BUSY_SHARE
-        if busy or self._taken > BUSY_CALLS_PER_S * passed_s:
-            self._baseline_due = True
-            return True
-        if self._baseline_due:
+    async def look_if_worth(self, open_calls: Callable[[], int]) -> bool:
+        """Look when calls may wait; tell whether."""
+        if not await self.worth_a_look():
+            return False
+        start_s = time.thread_time()
+        self.look(open_calls())
+        self._look_s = time.thread_time() - start_s
+        return True
+
+    async def worth_a_look(self) -> bool:
+        """Tell whether calls may wait; else conclude that none does. After that, one more look counts what is left.
+
+        Where a look takes long it must be likely: a loop that is busy for a few callers, by their searches say, is no sign.
+        """
+        if self._busy():
+            if self._look_s <= SHORT_LOOK_S or await self._crowded():
+                self._baseline_due = True
+                return True
+        elif self._baseline_due:
             self._baseline_due = False
             return True
-        self._looked_mono, self._looked_cpu_s, self._taken = now_mono, now_cpu_s, 0
+        self._looked_mono, self._looked_cpu_s, self._taken = time.monotonic(), time.thread_time(), 0
         self.waiting, self.wait_s, self._may_refuse = 0, 0.0, 0
         return False
+
+    def _busy(self) -> bool:
+        passed_s = max(time.monotonic() - self._looked_mono, 0.001)
+        busy_share = (time.thread_time() - self._looked_cpu_s) / passed_s
+        return busy_share > BUSY_SHARE or self._taken > BUSY_CALLS_PER_S * passed_s
+
+    async def _crowded(self) -> bool:
+        """Tell whether the loop finds a call to take nearly wherever it looks for one. Agents that come back are no crowd."""
+        before = self._refusable
+        for _ in range(CROWD_TURNS):
+            await asyncio.sleep(0)
+        return self._refusable - before >= CROWD_CALLS
 
     def refusing(self, method: str, rule: AccessRule) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler that refuses calls of a unary method; None when they are never refused."""

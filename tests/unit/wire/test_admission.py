@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from meshd.wire.admission import (
     ONE_IN,
     PATIENCE_S,
     REFUSALS_PER_S,
+    SHORT_LOOK_S,
     Admission,
 )
 
@@ -48,10 +50,14 @@ class Door:
     def look(self, open_calls: int, *, taken: int = 0, busy_share: float = 1.0) -> int:
         """Let one interval pass in which calls were taken; return how many of them were refused."""
         refused = sum(self.admission.refuses() for _ in range(taken))
-        self.clock.mono_s += LOOK_INTERVAL_S
-        self.clock.cpu_s += LOOK_INTERVAL_S * busy_share
+        self.pass_time(busy_share)
         self.admission.look(open_calls)
         return refused
+
+    def pass_time(self, busy_share: float) -> None:
+        """Let one interval pass of which the loop uses a share."""
+        self.clock.mono_s += LOOK_INTERVAL_S
+        self.clock.cpu_s += LOOK_INTERVAL_S * busy_share
 
 
 @pytest.fixture
@@ -134,23 +140,53 @@ def test_agents_and_operators_are_never_refused() -> None:
     assert not refused & (spared | {"WaitTask", "CancelTask"})
 
 
-def test_a_loop_with_time_to_itself_is_not_kept_from_its_work_by_looks(door: Door) -> None:
-    def worth(busy_share: float, taken: int = 0) -> bool:
+async def test_a_loop_with_time_to_itself_is_not_kept_from_its_work_by_looks(door: Door) -> None:
+    async def worth(busy_share: float, taken: int = 0) -> bool:
         for _ in range(taken):
             door.admission.refuses()
-        door.clock.mono_s += LOOK_INTERVAL_S
-        door.clock.cpu_s += LOOK_INTERVAL_S * busy_share
-        return door.admission.worth_a_look()
+        door.pass_time(busy_share)
+        return await door.admission.worth_a_look()
 
-    assert not worth(0.5)
-    assert not worth(0.5, taken=40)
-    assert worth(0.9)
+    assert not await worth(0.5)
+    assert not await worth(0.5, taken=40)
+    assert await worth(0.9)
     door.admission.look(0)
     # One more look when it is quiet again, for the calls that the core counts for ever.
-    assert worth(0.1)
+    assert await worth(0.1)
     door.admission.look(7)
-    assert not worth(0.1)
-    assert worth(0.1, taken=1_000)
+    assert not await worth(0.1)
+    assert await worth(0.1, taken=1_000)
+
+
+@pytest.mark.parametrize(
+    ("every", "spared", "looks"), [(4, False, True), (8, False, False), (1, True, False)]
+)
+async def test_a_look_that_takes_long_is_for_a_crowd_only(
+    door: Door, every: int, spared: bool, looks: bool
+) -> None:
+    asked = 0
+
+    def many_connections() -> int:
+        nonlocal asked
+        asked += 1
+        door.clock.cpu_s += 2 * SHORT_LOOK_S
+        return 0
+
+    async def calls() -> None:
+        turn = 0
+        while True:
+            turn += 1
+            if turn % every == 0:
+                door.admission.refuses(spared=spared)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        coming = group.create_task(calls())
+        for _ in range(2):
+            door.pass_time(1.0)
+            await door.admission.look_if_worth(many_connections)
+        coming.cancel()
+    assert asked == 1 + looks
 
 
 def test_calls_that_are_spared_leave_the_refusals_to_the_others(door: Door) -> None:
