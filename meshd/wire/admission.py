@@ -67,6 +67,7 @@ class Admission:
         """Calls taken so far that may be refused."""
         self._look_s = 0.0
         """How long the last look took."""
+        self._next_look_mono = 0.0
         self._taken_per_s = 0.0
         self._may_refuse = 0
         self._baseline_due = False
@@ -122,17 +123,19 @@ class Admission:
         """Look while the loop is busy, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
-            if await self.look_if_worth(open_calls):
-                await asyncio.sleep(max(0.0, LOOK_COST * self._look_s - LOOK_INTERVAL_S))
+            await self.look_if_worth(open_calls)
 
-    async def look_if_worth(self, open_calls: Callable[[], int]) -> bool:
-        """Look when calls may wait; tell whether."""
+    async def look_if_worth(self, open_calls: Callable[[], int]) -> None:
+        """Look when calls may wait, unless the last look was too long for another one so soon."""
         if not await self.worth_a_look():
-            return False
+            return
+        if time.monotonic() < self._next_look_mono:
+            self._baseline_due = True
+            return
         start_s = time.thread_time()
         self.look(open_calls())
         self._look_s = time.thread_time() - start_s
-        return True
+        self._next_look_mono = time.monotonic() + LOOK_COST * self._look_s
 
     async def worth_a_look(self) -> bool:
         """Tell whether calls may wait; else conclude that none does. After that, one more look counts what is left.
@@ -145,6 +148,7 @@ class Admission:
                 return True
         elif self._baseline_due:
             self._baseline_due = False
+            self._may_refuse = 0
             return True
         self._looked_mono, self._looked_cpu_s, self._taken = time.monotonic(), time.thread_time(), 0
         self.waiting, self.wait_s, self._may_refuse = 0, 0.0, 0

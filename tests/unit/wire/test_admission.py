@@ -15,6 +15,7 @@ from meshd.wire.access_rules import load_rules
 from meshd.wire.admission import (
     FEW,
     IDLE_SHARE,
+    LOOK_COST,
     LOOK_INTERVAL_S,
     ONE_IN,
     PATIENCE_S,
@@ -185,8 +186,30 @@ async def test_a_look_that_takes_long_is_for_a_crowd_only(
         for _ in range(2):
             door.pass_time(1.0)
             await door.admission.look_if_worth(many_connections)
+        assert asked == 1, "the next one is due later"
+        while door.clock.mono_s < 2 * LOOK_COST * SHORT_LOOK_S + 101.0:
+            door.pass_time(1.0)
+        await door.admission.look_if_worth(many_connections)
         coming.cancel()
     assert asked == 1 + looks
+
+
+async def test_after_a_crowd_nobody_is_refused_though_the_next_look_is_far(door: Door) -> None:
+    def many_connections() -> int:
+        door.clock.cpu_s += 2 * SHORT_LOOK_S
+        return 9_000
+
+    settle(door, 9_000, 400)
+    door.pass_time(1.0)
+    await door.admission.look_if_worth(many_connections)
+    assert sum(door.admission.refuses() for _ in range(40)) == 10
+    door.pass_time(0.1)
+    await door.admission.look_if_worth(
+        many_connections
+    )  # One more is due, to count what is left, but not so soon.
+    door.pass_time(1.0)
+    await door.admission.look_if_worth(many_connections)
+    assert not any(door.admission.refuses() for _ in range(40))
 
 
 def test_calls_that_are_spared_leave_the_refusals_to_the_others(door: Door) -> None:
