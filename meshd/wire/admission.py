@@ -37,8 +37,10 @@ LOOK_INTERVAL_S: Final = 0.2
 LOOK_COST: Final = 50
 """A pause between looks is at least so many times as long as a look: for each connection it takes 40 to 80 µs, since the
 core goes through them all."""
+FEW_STREAMS: Final = 1_000
+"""Behind more of them there are so many connections that a look stops the loop for too long to be taken on suspicion."""
 SHORT_LOOK_S: Final = 0.05
-"""A look longer than this, at a thousand connections or so, stops the loop for too long to be taken on suspicion."""
+"""The same of a look that took longer, whatever the connections were for."""
 CROWD_TURNS: Final = 32
 CROWD_CALLS: Final = 6
 """Where calls wait, every fourth turn of the loop takes one: so many turns take at least so many."""
@@ -143,7 +145,8 @@ class Admission:
         Where a look takes long it must be likely: a loop that is busy for a few callers, by their searches say, is no sign.
         """
         if self._busy():
-            if self._look_s <= SHORT_LOOK_S or await self._crowded():
+            short = self._look_s <= SHORT_LOOK_S and self.in_work <= FEW_STREAMS
+            if short or await self._crowded():
                 self._baseline_due = True
                 return True
         elif self._baseline_due:

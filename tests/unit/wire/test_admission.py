@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -14,6 +16,7 @@ from meshd.wire import admission as admission_module
 from meshd.wire.access_rules import load_rules
 from meshd.wire.admission import (
     FEW,
+    FEW_STREAMS,
     IDLE_SHARE,
     LOOK_COST,
     LOOK_INTERVAL_S,
@@ -159,39 +162,67 @@ async def test_a_loop_with_time_to_itself_is_not_kept_from_its_work_by_looks(doo
     assert await worth(0.1, taken=1_000)
 
 
-@pytest.mark.parametrize(
+def taking_long(door: Door, asked: list[float]) -> Callable[[], int]:
+    """Return a count of open calls that takes long, since there are many connections; notes when it was asked."""
+
+    def count() -> int:
+        asked.append(door.clock.mono_s)
+        door.clock.cpu_s += 2 * SHORT_LOOK_S
+        return door.admission.in_work
+
+    return count
+
+
+@asynccontextmanager
+async def calls(door: Door, every: int, *, spared: bool) -> AsyncIterator[None]:
+    """Have a call taken every so many turns of the loop."""
+
+    async def take() -> None:
+        while True:
+            door.admission.refuses(spared=spared)
+            for _ in range(every):
+                await asyncio.sleep(0)
+
+    taking = asyncio.create_task(take())
+    try:
+        yield
+    finally:
+        taking.cancel()
+
+
+CROWDS = pytest.mark.parametrize(
     ("every", "spared", "looks"), [(4, False, True), (8, False, False), (1, True, False)]
 )
-async def test_a_look_that_takes_long_is_for_a_crowd_only(
+
+
+@CROWDS
+async def test_after_a_look_that_took_long_the_next_is_for_a_crowd_only(
     door: Door, every: int, spared: bool, looks: bool
 ) -> None:
-    asked = 0
-
-    def many_connections() -> int:
-        nonlocal asked
-        asked += 1
-        door.clock.cpu_s += 2 * SHORT_LOOK_S
-        return 0
-
-    async def calls() -> None:
-        turn = 0
-        while True:
-            turn += 1
-            if turn % every == 0:
-                door.admission.refuses(spared=spared)
-            await asyncio.sleep(0)
-
-    async with asyncio.TaskGroup() as group:
-        coming = group.create_task(calls())
+    asked: list[float] = []
+    count = taking_long(door, asked)
+    async with calls(door, every, spared=spared):
         for _ in range(2):
             door.pass_time(1.0)
-            await door.admission.look_if_worth(many_connections)
-        assert asked == 1, "the next one is due later"
-        while door.clock.mono_s < 2 * LOOK_COST * SHORT_LOOK_S + 101.0:
+            await door.admission.look_if_worth(count)
+        assert len(asked) == 1, "the next one is due later"
+        while door.clock.mono_s < asked[0] + 2 * LOOK_COST * SHORT_LOOK_S:
             door.pass_time(1.0)
-        await door.admission.look_if_worth(many_connections)
-        coming.cancel()
-    assert asked == 1 + looks
+        await door.admission.look_if_worth(count)
+    assert len(asked) == 1 + looks
+
+
+@CROWDS
+async def test_many_streams_are_looked_at_for_a_crowd_only(
+    door: Door, every: int, spared: bool, looks: bool
+) -> None:
+    for _ in range(FEW_STREAMS + 1):
+        door.admission.__enter__()
+    asked: list[float] = []
+    async with calls(door, every, spared=spared):
+        door.pass_time(1.0)
+        await door.admission.look_if_worth(taking_long(door, asked))
+    assert len(asked) == looks
 
 
 async def test_after_a_crowd_nobody_is_refused_though_the_next_look_is_far(door: Door) -> None:
