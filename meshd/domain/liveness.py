@@ -6,6 +6,8 @@ Rules (design, "The agent's session" 7 to 9):
 - the end of a session's connection without Bye costs the session after ``lost_after``, unless more than
   max(10, 5 %) of all sessions broke within 1 s of it: then, and for restored sessions, only the TTL decides, though of a
   broken session not more of it than a fleet of this size takes to return;
+- the hold after a restart goes on while restored sessions still come back, up to twice its length: then it is the mesh, or
+  its machine, that is slow;
 - a stall of the daemon extends every lease by its length, and connections that turn out broken within a TTL after it
   are judged by TTL alone (the other sides saw a dead daemon and hung up);
 - when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more;
@@ -28,6 +30,8 @@ from meshd.domain.limits import (
 from meshd.domain.pacing import Lease, own_lease, paced
 from meshd.domain.values import AgentSpec, Session
 
+RETURN_GAP_S = 1.0
+"""While restored sessions come back with less than this between them the hold goes on, up to twice its length."""
 STALL_MIN_S = 0.25
 """A pause of the daemon shorter than this is ordinary scheduling."""
 
@@ -59,6 +63,9 @@ class Fleet:
         """Sessions with an open stream."""
         self.hold_until_mono = 0.0
         self._hold_s = 0.0
+        self._hold_latest_mono = 0.0
+        self._awaited: set[Session] = set()
+        """Restored sessions that have not come back; the hold is theirs."""
         self._sessions = 0
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
@@ -73,17 +80,22 @@ class Fleet:
         if restored:
             hold_ms = max(self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored)
             self._hold_s = hold_ms / 1000
-            self.hold_until_mono = now_mono + self._hold_s
+            self._hold_from(now_mono)
             self._pace(restored)
 
     def restart_hold(self, sessions: Iterable[Session], now_mono: float) -> None:
         """Begin the hold anew, before any of the sessions could return."""
-        self.hold_until_mono = now_mono + self._hold_s
+        self._hold_from(now_mono)
         for session in sessions:
             self.restored(session)
 
+    def _hold_from(self, now_mono: float) -> None:
+        self.hold_until_mono = now_mono + self._hold_s
+        self._hold_latest_mono = now_mono + 2 * self._hold_s
+
     def restored(self, session: Session) -> None:
         """Let a restored session's lease end with the hold."""
+        self._awaited.add(session)
         session.ttl_only = True
         session.lease = self.lease_of(session.agent.spec)
         session.last_seen_mono = self.hold_until_mono - session.lease.ttl_ms / 1000
@@ -97,9 +109,14 @@ class Fleet:
         followers = (s.lease.ttl_ms for s in sessions if not s.agent.spec.lease_ttl_ms)
         return max(self.lease.ttl_ms, max(followers, default=0))
 
-    def opened(self) -> None:
+    def opened(self, session: Session, now_mono: float) -> None:
         """Note that a session's stream opened."""
         self.connected += 1
+        if session in self._awaited:
+            self._awaited.remove(session)
+            if now_mono < self.hold_until_mono:
+                until_mono = min(now_mono + RETURN_GAP_S, self._hold_latest_mono)
+                self.hold_until_mono = max(self.hold_until_mono, until_mono)
 
     def broke(self, session: Session, now_mono: float) -> None:
         """Note that a session's connection ended without Bye."""
@@ -147,7 +164,13 @@ class Fleet:
     def expired(self, sessions: Iterable[Session], total: int, now_mono: float) -> list[Session]:
         """Return the sessions whose lease is over, or none while the mesh suspects itself; pace those to come."""
         self._pace(total)
-        over = [s for s in sessions if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000]
+        if now_mono >= self.hold_until_mono:
+            self._awaited.clear()
+        over = [
+            s
+            for s in sessions
+            if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000 and s not in self._awaited
+        ]
         if now_mono < self.brake_until_mono:
             return []
         window_s = self.lease.ttl_ms / 1000

@@ -72,6 +72,7 @@ class Leases:
         """Of more than a TTL, that ended: (begin, end, the TTL)."""
         self._listening_since = 0.0
         self._hold_until = 0.0
+        self._hold_latest = 0.0
         self._most = 0
 
     def started(self, daemon: Daemon) -> None:
@@ -92,6 +93,7 @@ class Leases:
         rules = self.world.rules
         hold_s = max(rules.hold_min_ms, rules.hold_per_session_ms * len(sessions)) / 1000
         self._hold_until = now + hold_s if sessions else 0.0
+        self._hold_latest = now + 2 * hold_s
         self._seen = {s: Seen(s, now, restored=True) for s in sessions}
 
     def assigned(self, link: Link, fences: list[bytes]) -> None:
@@ -151,7 +153,7 @@ class Leases:
             opened = ns.sessions.get(command.session_id)
             if opened is not None and opened.stream is command.stream:
                 said.add(opened)
-                self._seen[opened] = Seen(opened, mono, restored=False)
+                self._opened(opened, mono)
         elif kind is c.StreamEnded:
             assert isinstance(command, c.StreamEnded)
             seen = self._seen.get(command.session)
@@ -168,6 +170,13 @@ class Leases:
             for session in ns.sessions.values():
                 if session not in self._seen:
                     self._seen[session] = Seen(session, mono, restored=False)
+
+    def _opened(self, session: Session, mono: float) -> None:
+        """Note a return: while restored sessions come back the others are waited for, up to twice the hold."""
+        seen = self._seen.get(session)
+        if seen is not None and seen.restored and mono < self._hold_until:
+            self._hold_until = max(self._hold_until, min(mono + 1.0, self._hold_latest))
+        self._seen[session] = Seen(session, mono, restored=False)
 
     def _heard(self, session: Session, seen: Seen, mono: float) -> None:
         """Note a sign of life, and the silence before it when that was long."""

@@ -118,7 +118,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     if session.stream is not None:
         _close(session, f.GoAwayReason.SUPERSEDED, out)
         ns.fleet.left()
-    ns.fleet.opened()
+    ns.fleet.opened(session, now.mono)
     session.stream = command.stream
     session.stream_seq = command.stream_seq
     session.takes_work = command.takes_work

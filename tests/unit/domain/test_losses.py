@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
-from meshd.domain.values import TaskState
+from meshd.domain.values import Session, TaskState
 from tests.unit.domain.world import World, fence
 
 
@@ -109,3 +109,63 @@ def test_connections_that_end_while_the_mesh_suspects_itself_are_no_deaths() -> 
         world.send(session, f.Beat(1))
     world.wait(2.0)
     assert len(world.ns.sessions) == 12
+
+
+def restarted(agents: int) -> tuple[World, list[Session]]:
+    """Return a world in which the daemon has just started again and knows so many agents."""
+    world = World()
+    sessions = [world.agent(f"a{n:02}")[0] for n in range(agents)]
+    for session in sessions:
+        world.break_stream(session)
+        session.broken_mono = 0.0
+    world.fleet.start_hold(agents, world.mono)
+    for session in sessions:
+        world.fleet.restored(session)
+    return world, sessions
+
+
+def test_who_does_not_come_back_is_lost_when_the_hold_is_over() -> None:
+    world, (early, _never) = restarted(2)
+    world.wait(1.0)
+    world.open(early)
+    for _ in range(9):
+        world.wait(1.0)
+        world.send(early, f.Beat(1))
+    assert len(world.ns.sessions) == 2
+    world.wait(0.25)
+    assert list(world.ns.sessions.values()) == [early]
+
+
+def come_back(world: World, sessions: list[Session], every_s: float) -> None:
+    """Let one after the other come back, and beat from then on."""
+    for number, session in enumerate(sessions):
+        world.open(session)
+        world.wait(every_s)
+        for back in sessions[: number + 1]:
+            world.send(back, f.Beat(1))
+
+
+def test_the_hold_goes_on_while_agents_come_back() -> None:
+    world, sessions = restarted(6)
+    world.wait(9.25)
+    come_back(world, sessions[:-1], 0.75)
+    # 13 s after the start, and 0.75 s after the last return.
+    come_back(world, sessions[-1:], 1.0)
+    assert len(world.ns.sessions) == 6
+
+
+def test_the_hold_is_over_once_nobody_has_come_back_for_a_second() -> None:
+    world, sessions = restarted(3)
+    world.wait(9.5)
+    world.open(sessions[0])
+    world.wait(0.75)
+    assert len(world.ns.sessions) == 3
+    world.wait(0.25)
+    assert list(world.ns.sessions.values()) == sessions[:1]
+
+
+def test_the_hold_goes_on_for_twice_its_length_at_most() -> None:
+    world, sessions = restarted(20)
+    world.wait(9.5)
+    come_back(world, sessions[:14], 0.75)
+    assert len(world.ns.sessions) == 14, "20 s after the start"
