@@ -67,7 +67,8 @@ class Leases:
         """Those as well after which the next stream opened in the same turn."""
         self._ttl_losses: list[tuple[float, float, Seen]] = []
         """(when, the TTL, what was seen) of sessions lost by it."""
-        self._hold_losses: list[float] = []
+        self._other_losses: list[tuple[float, Session]] = []
+        """When which sessions were lost by anything but their lease."""
         self._silences: list[tuple[float, float, float]] = []
         """Of more than a TTL, that ended: (begin, end, the TTL)."""
         self._listening_since = 0.0
@@ -84,6 +85,7 @@ class Leases:
         self._breaks.clear()
         self._maybe_breaks.clear()
         self._ttl_losses.clear()
+        self._other_losses.clear()
         self._silences.clear()
 
     def listening(self, daemon: Daemon) -> None:
@@ -118,6 +120,7 @@ class Leases:
         self, daemon: Daemon, turn: Turn, batch: list[c.Command], said: set[Session], out: Effects, now: Now
     ) -> None:
         """Judge who is gone, trusted or deaf."""
+        self._other_losses += [(now.mono, s) for s in turn.gone if s.agent.health_cause != BY_LEASE]
         for session in turn.gone:
             name = session.agent.spec.agent_id
             if session not in said:
@@ -219,7 +222,6 @@ class Leases:
                 raise Violation(f"{name} has not returned since the start and is lost because of {cause!r}")
             if now < self._hold_until:
                 raise Violation(f"P5: {name} was lost {self._hold_until - now:.3f} s before the hold ended")
-            self._hold_losses.append(now)
             return
         if cause == BY_LEASE:
             allowed = self._ttl(session) + frozen
@@ -282,8 +284,9 @@ class Leases:
         ttl = self.world.rules.lease_ttl_ms / 1000
         together = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
         lately = [own for at, own, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
-        # Those that go with the hold in the same sweep were there too, and are no sign of a stall.
-        total = len(self._seen) + len(lately) - 1 + sum(now - at < 0.001 for at in self._hold_losses)
+        # Those that go in the same sweep by something else were there too, and are no sign of a stall.
+        others = sum(now - at < 0.001 and session not in self._seen for at, session in self._other_losses)
+        total = len(self._seen) + len(lately) - 1 + others
         there = len(self._seen) + len(together) - 1
         if there < self.world.plan.settings.bounds.mass_expiry or 2 * len(lately) <= total:
             return
