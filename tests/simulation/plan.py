@@ -200,7 +200,7 @@ def _settings(rng: Random) -> Settings:
             )
         )
     rules = SessionRules(
-        hold_min_ms=rng.choice((10_000, 4_000)),
+        hold_min_ms=rng.choice((10_000, 4_000, 1_000)),
         hold_per_session_ms=rng.choice((2, 2, 700)),
         lost_after_ms=rng.choice((750, 300)),
     )
