@@ -39,7 +39,7 @@ MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel
 class Seen:
     """What was seen of one session."""
 
-    __slots__ = ("alive", "broken", "restored", "return_s", "session", "since")
+    __slots__ = ("alive", "broken", "hold_until", "restored", "return_s", "session", "since")
 
     def __init__(self, session: Session, alive: float, *, restored: bool) -> None:
         self.session = session
@@ -49,6 +49,8 @@ class Seen:
         """When its stream ended, and none has opened since."""
         self.return_s = 0.0
         """So long a fleet as it was then takes to come back."""
+        self.hold_until = 0.0
+        """When the hold was to end as its stream ended."""
         self.restored = restored
         """It has not come back since the daemon started."""
 
@@ -166,6 +168,7 @@ class Leases:
             if seen is not None and command.session.stream is None and seen.broken is None:
                 seen.broken = mono
                 seen.return_s = self.pace.return_s()
+                seen.hold_until = self._hold_until
                 self._breaks.append(mono)
         elif kind in (c.Register, c.Deregister, c.RevokeAgent):
             agent_id = command.spec.agent_id if isinstance(command, c.Register) else command.agent_id  # type: ignore[union-attr]
@@ -227,7 +230,7 @@ class Leases:
             allowed = self._ttl(session) + frozen
             if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
                 # Stretched for slow beats, a lease says nothing about coming back.
-                back = max(seen.broken + seen.return_s, self._hold_until) - seen.alive
+                back = max(seen.broken + seen.return_s, seen.hold_until) - seen.alive
                 allowed = min(allowed, back + self._frozen_since(seen.broken, STALL_SLACK_S))
             if silence < allowed - 0.001:
                 raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
@@ -343,7 +346,7 @@ class Leases:
             start = max(seen.alive, self._hold_until - ttl) if seen.restored else seen.alive
             end = start + ttl
             if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
-                end = min(end, max(seen.broken + seen.return_s, self._hold_until))
+                end = min(end, max(seen.broken + seen.return_s, seen.hold_until))
             if now.mono > end + 1.5 + frozen and not (many and self._doubts(end - spare, end + frozen + 0.5)):
                 spare = 0.0
             if now.mono > end + 1.5 + spare + frozen:
