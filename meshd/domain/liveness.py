@@ -11,7 +11,8 @@ Rules (design, "The agent's session" 7 to 9):
 - a stall of the daemon extends every lease by its length, and connections that turn out broken within a TTL after it
   are judged by TTL alone (the other sides saw a dead daemon and hung up);
 - when more than half of at least 10 sessions expire by TTL within one TTL, the mesh suspects itself and waits one more;
-  the connections that end meanwhile cost nothing by themselves.
+  the connections that end meanwhile cost nothing by themselves. Whoever speaks and falls silent again meanwhile has not had
+  that second TTL, and is counted anew.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ def silent(sessions: Iterable[Session], now_mono: float) -> list[Session]:
     ]
 
 
+def _over(session: Session, mono: float) -> bool:
+    return mono - session.last_seen_mono > session.lease.ttl_ms / 1000
+
+
 class Fleet:
     """What is known about all sessions together."""
 
@@ -70,10 +75,10 @@ class Fleet:
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
         self._expiries: deque[float] = deque()
+        self._brake_mono = float("-inf")
+        """When the mesh last began to suspect itself."""
         self.brake_until_mono = 0.0
         """Until then the mesh suspects itself, and no lease ends."""
-        self.braked = False
-        """True while the mesh suspects itself."""
 
     def start_hold(self, restored: int, now_mono: float) -> None:
         """Begin the hold after a start with so many restored sessions."""
@@ -166,28 +171,20 @@ class Fleet:
         self._pace(total)
         if now_mono >= self.hold_until_mono:
             self._awaited.clear()
-        over = [
-            s
-            for s in sessions
-            if now_mono - s.last_seen_mono > s.lease.ttl_ms / 1000 and s not in self._awaited
-        ]
         if now_mono < self.brake_until_mono:
             return []
+        over = [s for s in sessions if _over(s, now_mono) and s not in self._awaited]
         window_s = self.lease.ttl_ms / 1000
         while self._expiries and self._expiries[0] < now_mono - window_s:
             self._expiries.popleft()
-        # Sessions that did not come back within the hold are no sign of a stall: the hold was their second chance.
-        held = [s for s in over if not s.broken_mono and s.stream is None]
-        fresh = len(over) - len(held)
+        # No sign of a stall is who has had a second chance: the hold, or the TTL for which the mesh suspected itself.
+        had = [s for s in over if _over(s, self._brake_mono) or (not s.broken_mono and s.stream is None)]
+        fresh = len(over) - len(had)
         many = fresh + len(self._expiries)
         # Of all that were there within the TTL, those lost since included.
-        if 2 * many <= total + len(self._expiries):
-            # Those that were in doubt have spoken: the next time the mesh suspects itself again.
-            self.braked = False
-        elif total >= MASS_EXPIRY_MIN_SESSIONS and not self.braked:
-            self.braked = True
-            self.brake_until_mono = now_mono + window_s
-            return held
+        if total >= MASS_EXPIRY_MIN_SESSIONS and 2 * many > total + len(self._expiries):
+            self._brake_mono, self.brake_until_mono = now_mono, now_mono + window_s
+            return had
         self._expiries.extend([now_mono] * fresh)
         return over
 

@@ -419,9 +419,9 @@ class Mesh:
 
     def _end_silent(self, quiet: list[Session], total: int) -> None:
         now = self._now()
-        was_braked = self.fleet.braked
+        brake_mono = self.fleet.brake_until_mono
         expired = self.fleet.expired(quiet, total, now.mono)
-        if self.fleet.braked and not was_braked:
+        if self.fleet.brake_until_mono > brake_mono:
             log.warning(
                 "more than half of the agents' leases ended together; waiting one more TTL",
                 agents=total,

@@ -89,8 +89,10 @@ class Agents:
         known = None if was is None else was.spec
         spec = agent.spec
         if isinstance(command, c.Declare):
-            right = spec == command.spec if agent.session is None else spec is known
-            if not right:
+            # Of one that ended in this turn it is open which came first.
+            ran = was is not None and was.session is not None
+            declared = agent.session is None and spec == command.spec
+            if not declared and not (ran and spec == known):
                 raise Violation(f"{spec.agent_id} is not what was declared, or not what runs")
         elif agent.session not in self._before.sessions and spec is not command.spec:
             raise Violation(f"{spec.agent_id} registered and still counts for what it was before")

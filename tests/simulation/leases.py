@@ -67,12 +67,12 @@ class Leases:
         self._breaks: list[float] = []
         self._maybe_breaks: list[float] = []
         """Those as well after which the next stream opened in the same turn."""
-        self._ttl_losses: list[tuple[float, float, Seen]] = []
-        """(when, the TTL, what was seen) of sessions lost by it."""
+        self._ttl_losses: list[tuple[float, float, float, Seen]] = []
+        """(when, the TTL, when it was over, what was seen) of sessions lost by it."""
         self._other_losses: list[tuple[float, Session]] = []
         """When which sessions were lost by anything but their lease."""
-        self._silences: list[tuple[float, float, float]] = []
-        """Of more than a TTL, that ended: (begin, end, the TTL)."""
+        self._silences: list[tuple[float, float]] = []
+        """When leases were over of sessions that were heard again, and when that was."""
         self._listening_since = 0.0
         self._hold_until = 0.0
         self._hold_latest = 0.0
@@ -180,15 +180,26 @@ class Leases:
     def _opened(self, session: Session, mono: float) -> None:
         """Note a return: while restored sessions come back the others are waited for, up to twice the hold."""
         seen = self._seen.get(session)
-        if seen is not None and seen.restored and mono < self._hold_until:
+        if seen is not None and not seen.restored:
+            self._heard(session, seen, mono)
+        elif seen is not None and mono < self._hold_until:
             self._hold_until = max(self._hold_until, min(mono + 1.0, self._hold_latest))
         self._seen[session] = Seen(session, mono, restored=False)
 
     def _heard(self, session: Session, seen: Seen, mono: float) -> None:
         """Note a sign of life, and the silence before it when that was long."""
-        if mono - seen.alive >= self._ttl(session):
-            self._silences.append((seen.alive, mono, self._ttl(session)))
+        over = self._over(session, seen)
+        if mono >= over:
+            self._silences.append((over, mono))
         seen.alive = mono
+
+    def _over(self, session: Session, seen: Seen) -> float:
+        """Return when a lease is over by what was seen, if the daemon does not stand still."""
+        over = seen.alive + self._ttl(session)
+        if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
+            # Stretched for slow beats, a lease says nothing about coming back.
+            over = min(over, max(seen.broken + seen.return_s, seen.hold_until))
+        return over
 
     def _judge_heard(self, ns: Namespace, session: Session) -> None:
         """An agent that was heard gets work again."""
@@ -234,7 +245,7 @@ class Leases:
                 allowed = min(allowed, back + self._frozen_since(seen.broken, STALL_SLACK_S))
             if silence < allowed - 0.001:
                 raise Violation(f"P12: {name} was lost {silence:.3f} s after a sign of life")
-            self._ttl_losses.append((now, self._ttl(session), seen))
+            self._ttl_losses.append((now, self._ttl(session), self._over(session, seen), seen))
             self._judge_mass(daemon, name, now)
             return
         self._judge_connection(session, seen, now)
@@ -285,8 +296,8 @@ class Leases:
     def _judge_mass(self, daemon: Daemon, name: str, now: float) -> None:
         """More than half at once: the mesh must have suspected itself for one TTL first."""
         ttl = self.world.rules.lease_ttl_ms / 1000
-        together = [own for at, own, _ in self._ttl_losses if now - at < 0.001]
-        lately = [own for at, own, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
+        together = [own for at, own, _, _ in self._ttl_losses if now - at < 0.001]
+        lately = [own for at, own, _, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
         # Those that go in the same sweep by something else were there too, and are no sign of a stall.
         others = sum(now - at < 0.001 and session not in self._seen for at, session in self._other_losses)
         total = len(self._seen) + len(lately) - 1 + others
@@ -302,14 +313,12 @@ class Leases:
     def _suspected(self, at: float) -> bool:
         """Return whether the mesh had reason to suspect itself then: more than half silent for a TTL, or just lost so."""
         ttl = self.pace.fleet_s()
-        before = sum(at - ttl <= when <= at for when, _, _ in self._ttl_losses)
-        there = [(seen, own) for when, own, seen in self._ttl_losses if when > at]
-        there += [(seen, self._ttl(session)) for session, seen in self._seen.items()]
-        silences = [(at - seen.alive, own) for seen, own in there if seen.since <= at]
-        silent = sum(silence >= own for silence, own in silences)
-        silent += sum(begin + own <= at < end for begin, end, own in self._silences)
+        before = sum(at - ttl <= when <= at for when, _, _, _ in self._ttl_losses)
+        overs = [over for when, _, over, seen in self._ttl_losses if when > at and seen.since <= at]
+        overs += [self._over(session, seen) for session, seen in self._seen.items() if seen.since <= at]
+        silent = sum(over <= at for over in overs) + sum(over <= at < end for over, end in self._silences)
         # One that was silent may have been replaced since.
-        return 2 * (before + silent + 1) > len(silences) + before
+        return 2 * (before + silent + 1) > len(overs) + before
 
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""
@@ -342,12 +351,15 @@ class Leases:
             ttl = self.pace.longest_s(session)
             # The mesh may have suspected itself, but not one of few sessions.
             many = self._most >= self.world.plan.settings.bounds.mass_expiry
-            spare = self.pace.fleet_s()
+            # Twice, when others spoke and fell silent again meanwhile.
+            spare = 2 * self.pace.fleet_s()
             start = max(seen.alive, self._hold_until - ttl) if seen.restored else seen.alive
             end = start + ttl
             if seen.broken is not None and not session.agent.spec.lease_ttl_ms:
                 end = min(end, max(seen.broken + seen.return_s, seen.hold_until))
-            if now.mono > end + 1.5 + frozen and not (many and self._doubts(end - spare, end + frozen + 0.5)):
+            if now.mono > end + 1.5 + frozen and not (
+                many and self._doubts(end - spare / 2, end + frozen + 0.5)
+            ):
                 spare = 0.0
             if now.mono > end + 1.5 + spare + frozen:
                 raise Violation(

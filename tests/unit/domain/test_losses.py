@@ -61,7 +61,7 @@ def test_the_mesh_suspects_itself_when_most_leases_end_together() -> None:
         world.agent(f"a{i}")
     world.wait(3.75)
     assert len(world.ns.sessions) == 12
-    assert world.fleet.braked
+    assert world.doubts_itself()
     world.wait(4.0)
     assert not world.ns.sessions
 
@@ -73,7 +73,9 @@ def test_the_mesh_does_not_suspect_itself_when_less_than_half_of_all_go_one_by_o
         for session in sessions[:7][int(step * 0.25 / 0.4) + 1 :] + sessions[7:]:
             world.send(session, f.Beat(step + 1))
         world.wait(0.25)
-        assert not world.fleet.braked, "seven of sixteen are no majority, though the last is one of ten left"
+        assert not world.doubts_itself(), (
+            "seven of sixteen are no majority, though the last is one of ten left"
+        )
     assert len(world.ns.sessions) == 9
 
 
@@ -82,22 +84,44 @@ def test_the_mesh_suspects_itself_again_after_everybody_had_come_back() -> None:
     sessions = [world.agent(f"a{n}")[0] for n in range(12)]
     for _ in range(2):
         world.wait(4.0)
-        assert world.fleet.braked
+        assert world.doubts_itself()
         for session in sessions:
             world.send(session, f.Beat(1))
         world.wait(3.0)
         for session in sessions:
             world.send(session, f.Beat(2))
         world.wait(1.0)
-        assert not world.fleet.braked
+        assert not world.doubts_itself()
     assert len(world.ns.sessions) == 12
+
+
+def test_who_falls_silent_again_while_the_mesh_suspects_itself_gets_a_second_ttl_too() -> None:
+    world = World()
+    # Of a TTL shorter than the mesh's, for which it suspects itself.
+    sessions = [world.agent(f"a{n:02}", lease_ttl_ms=1_000)[0] for n in range(12)]
+    world.wait(1.5)
+    assert world.doubts_itself()
+    for session in sessions[1:]:
+        world.send(session, f.Beat(1))
+    world.wait(3.5)
+    assert {s.session_id for s in sessions[1:]} == set(world.ns.sessions), "one has been silent for all of it"
+    assert world.doubts_itself()
+    for session in sessions[1:8]:
+        world.send(session, f.Beat(2))
+    world.wait(0.75)
+    for _ in range(4):
+        for session in sessions[1:8]:
+            world.send(session, f.Beat(3))
+        world.wait(0.75)
+    assert {s.session_id for s in sessions[1:8]} == set(world.ns.sessions)
+    assert not world.doubts_itself()
 
 
 def test_connections_that_end_while_the_mesh_suspects_itself_are_no_deaths() -> None:
     world = World()
     sessions = [world.agent(f"a{n:02}")[0] for n in range(12)]
     world.wait(3.75)
-    assert world.fleet.braked
+    assert world.doubts_itself()
     # They have heard nothing from the mesh, so they hang up; too few at once for a mass break.
     for session in sessions[:4]:
         world.break_stream(session)

@@ -122,7 +122,7 @@ def test_a_broken_session_has_the_time_its_fleet_takes_to_return_not_the_stretch
     world.wait(9.75)
     assert len(world.ns.sessions) == 12
     world.wait(0.5)
-    assert world.fleet.braked
+    assert world.doubts_itself()
     for session in agents[:6]:
         world.open(session)
         world.send(session, f.Beat(1))

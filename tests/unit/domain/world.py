@@ -74,6 +74,10 @@ class World:
         expire(self.ns, expired, quiet, self.now, out)
         self._release(out)
 
+    def doubts_itself(self) -> bool:
+        """Return whether the mesh suspects itself now."""
+        return self.mono < self.fleet.brake_until_mono
+
     def wait(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, with sweeps and timers."""
         end = self.mono + seconds
@@ -113,9 +117,16 @@ class World:
         slots: int = 1,
         can: tuple[str, ...] = ("work",),
         features: frozenset[int] = ALL_FEATURES,
+        lease_ttl_ms: int = 0,
     ) -> tuple[Session, FakeStream]:
         """Register an agent and open its Work stream."""
-        spec = AgentSpec(agent_id, AgentType.WORKER, capabilities=frozenset(can), slots=slots)
+        spec = AgentSpec(
+            agent_id,
+            AgentType.WORKER,
+            capabilities=frozenset(can),
+            slots=slots,
+            lease_ttl_ms=lease_ttl_ms,
+        )
         life = self.seqs[agent_id] = self.seqs.get(agent_id, 0) + 1
         key = f"{agent_id}-{life}"
         self.do(c.Register(None, spec, key, key.encode(), key.encode()))
