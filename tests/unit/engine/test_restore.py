@@ -48,6 +48,6 @@ def test_the_hold_counts_from_when_agents_can_return() -> None:
     build(restored, rules, fleet, Counter(2), Random(1), Now(100.0, 1_000))
     # A large state took longer than the hold to build.
     listening_mono = 100.0 + hold_s + 1.0
-    fleet.restart_hold([session], listening_mono)
-    assert not fleet.expired([session], 1, listening_mono + hold_s)
-    assert fleet.expired([session], 1, listening_mono + hold_s + 0.01) == [session]
+    fleet.restart_hold(listening_mono)
+    assert not fleet.expired([session], 1, listening_mono + hold_s - 0.01)
+    assert fleet.expired([session], 1, listening_mono + hold_s) == [session]
