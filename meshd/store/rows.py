@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from sys import intern
-from typing import Any
+from typing import Any, Final
 
 from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord
@@ -38,15 +38,15 @@ from meshd.domain.values import (
 )
 from meshd.store.compiled import Row
 
-SIGN_BIT = 1 << 63
-LEAST_LOADED = Strategy.LEAST_LOADED
+SIGN_BIT: Final = 1 << 63
+LEAST_LOADED: Final = Strategy.LEAST_LOADED
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 # ---- tasks -------------------------------------------------------------------------------------------------------
 
-CHANGING_COLUMNS = 17
+CHANGING_COLUMNS: Final = 17
 """How many columns of ``tasks``, right after the key, change in a task's life."""
 
 
@@ -99,22 +99,16 @@ def task_to_row(task: Task) -> Row:
 
 def task_from_row(row: Row) -> Task:
     """Return the task of a row, without its payload."""
+    return task_of_spec(row, _spec_from(row))
+
+
+def task_of_spec(row: Row, spec: TaskSpec) -> Task:
+    """Return the task of a row whose spec, which never changes, was read before."""
     (key, state, generation, outcome, end_ms, failures, losses, cancel_ms, cancel_grace_ms) = row[:9]
     (cancel_cause, next_attempt_ms, failure, attempt, attempt_state, agent_id, session_id) = row[9:16]
     (fence_number, assign_ms) = row[16:18]
-    (namespace, task_id, task_type, digest, incarnation, priority, submit_ms, submitter) = row[18:26]
-    (payload_bytes, deadline_ms, queue_deadline_ms, traceparent, options) = row[26:]
-    spec = TaskSpec(
-        task_id=task_id,
-        task_type=intern(task_type),
-        payload=b"",
-        digest=digest,
-        requirements=requirements_for(task_type),
-        priority=priority,
-        traceparent=traceparent,
-    )
-    if options:
-        _options_into(options, spec)
+    (namespace, _, _, _, incarnation, _, submit_ms, submitter) = row[18:26]
+    (payload_bytes, deadline_ms, queue_deadline_ms) = row[26:29]
     return Task(
         key=key,
         namespace=intern(namespace),
@@ -143,6 +137,23 @@ def task_from_row(row: Row) -> Task:
         fence_number=fence_number,
         assign_ms=assign_ms,
     )
+
+
+def _spec_from(row: Row) -> TaskSpec:
+    (_, task_id, task_type, digest, _, priority) = row[18:24]
+    (traceparent, options) = row[29:]
+    spec = TaskSpec(
+        task_id=task_id,
+        task_type=intern(task_type),
+        payload=b"",
+        digest=digest,
+        requirements=requirements_for(task_type),
+        priority=priority,
+        traceparent=traceparent,
+    )
+    if options:
+        _options_into(options, spec)
+    return spec
 
 
 def _options(spec: TaskSpec) -> str:
@@ -175,7 +186,7 @@ def _options(spec: TaskSpec) -> str:
     return _encode(options)
 
 
-_PLAIN_OPTIONS = {
+_PLAIN_OPTIONS: Final = {
     "strategy": LEAST_LOADED,
     "timeout_ms": 0,
     "queue_timeout_ms": 0,

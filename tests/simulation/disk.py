@@ -96,7 +96,8 @@ class Disk:
         if change[:2] == old[:2] and change[3:] == old[3 : len(change)]:
             raise Violation(f"a change of task key {change[0]} is written, but only its generation changes")
         self.tasks[change[0]] = (*change, *old[len(change) :])
-        task = self._read[change[0]] = rows.task_from_row(self.tasks[change[0]])
+        spec = self._read[change[0]].spec
+        task = self._read[change[0]] = rows.task_of_spec(self.tasks[change[0]], spec)
         return task
 
     def restore(self) -> Restored:

@@ -1,10 +1,13 @@
-"""Virtual time: what is due first happens first; equal times keep the order in which they were asked for."""
+"""Virtual time: what is due first happens first; equal times keep the order in which they were asked for.
+
+Much is due at once, as answers to what has just happened: so the heap orders times, each once, and not what is due then.
+"""
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 from collections.abc import Callable
-from itertools import count
+from heapq import heappop, heappush
 from typing import Any
 
 
@@ -14,12 +17,23 @@ class Timeline:
     def __init__(self) -> None:
         self.now = 100.0
         """Seconds of the monotonic clock."""
-        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._numbers = count()
+        self._present: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        """What is due now."""
+        self._later: dict[float, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
+        self._times: list[float] = []
+        """The keys of ``_later``, as a heap."""
 
     def at(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen at a time, or now when that is past."""
-        heapq.heappush(self._due, (max(due, self.now), next(self._numbers), call, arguments))
+        if due <= self.now:
+            self._present.append((call, arguments))
+            return
+        waiting = self._later.get(due)
+        if waiting is None:
+            self._later[due] = [(call, arguments)]
+            heappush(self._times, due)
+        else:
+            waiting.append((call, arguments))
 
     def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen after a while."""
@@ -27,5 +41,8 @@ class Timeline:
 
     def step(self) -> None:
         """Let the next thing happen."""
-        self.now, _, call, arguments = heapq.heappop(self._due)
+        if not self._present:
+            self.now = heappop(self._times)
+            self._present.extend(self._later.pop(self.now))
+        call, arguments = self._present.popleft()
         call(*arguments)
