@@ -154,7 +154,7 @@ PROCESSES ?= 1
 # For long runs: a copy of what lives in a world, compiled. What it finds is replayed without it.
 COMPILED_SIM  := build/compiled-sim
 SIM_SOURCES    = $(shell git ls-files agentmesh meshd tests/simulation tests/__init__.py)
-SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simulation/,history.py mutants.py plan.py progress.py test_%.py violation.py), \
+SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simulation/,history.py mutants.py progress.py test_%.py violation.py), \
                    $(filter agentmesh/session.py $(addprefix meshd/,domain/%.py store/rows.py engine/restore.py wire/codec/frames.py) tests/simulation/%.py,$(SIM_SOURCES)))
 
 .PHONY: sim

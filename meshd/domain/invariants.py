@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain
+from typing import Final
 
 from meshd.domain import census
 from meshd.domain.agent_index import AgentIndex
@@ -13,7 +14,7 @@ from meshd.domain.placement.pools import Pool, load_bucket
 from meshd.domain.state import Namespace
 from meshd.domain.values import Session, Task, TaskState
 
-OPEN_STATES = (TaskState.WAITING, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING)
+OPEN_STATES: Final = (TaskState.WAITING, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 def violations(ns: Namespace) -> list[str]:
@@ -43,14 +44,13 @@ def _queues_and_tasks(ns: Namespace) -> list[str]:
             if fence == task.fence:
                 holders.setdefault(task, []).append(session)
     for task_id, task in ns.tasks.items():
-        name = f"{task_id} is {task.state.name}"
         if task.terminal:
-            found.append(f"{name} but counted as open")
+            found.append(f"{task_id} is {task.state.name} but counted as open")
         if queued[task.key] != (task.state is TaskState.QUEUED):
-            found.append(f"{name} and stands {queued[task.key]} times in queues")
+            found.append(f"{task_id} is {task.state.name} and stands {queued[task.key]} times in queues")
         held_by = holders.get(task, [])
         if len(held_by) != (task.state in (TaskState.ASSIGNED, TaskState.RUNNING)):
-            found.append(f"{name} and held by {len(held_by)} sessions")
+            found.append(f"{task_id} is {task.state.name} and held by {len(held_by)} sessions")
         if held_by and held_by[0].session_id != task.session_id:
             found.append(f"{task_id} is held by a session other than its own")
     return found

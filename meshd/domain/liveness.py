@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 from meshd.domain.limits import (
     BREAK_WINDOW_S,
@@ -31,9 +32,9 @@ from meshd.domain.limits import (
 from meshd.domain.pacing import Lease, own_lease, paced
 from meshd.domain.values import AgentSpec, Session
 
-RETURN_GAP_S = 1.0
+RETURN_GAP_S: Final = 1.0
 """While restored sessions come back with less than this between them the hold goes on, up to twice its length."""
-STALL_MIN_S = 0.25
+STALL_MIN_S: Final = 0.25
 """A pause of the daemon shorter than this is ordinary scheduling."""
 
 

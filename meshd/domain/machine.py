@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from meshd.domain import commands as c
 from meshd.domain.effects import Effects
@@ -15,7 +16,7 @@ from meshd.domain.handlers.tick import run_timers, sweep
 from meshd.domain.state import Namespace
 from meshd.domain.values import Now, Session
 
-HANDLERS: dict[type, Callable[..., None]] = {
+HANDLERS: Final[dict[type, Callable[..., None]]] = {
     c.Submit: submit.submit,
     c.Cancel: submit.cancel,
     c.Register: session.register,

@@ -11,11 +11,12 @@ import heapq
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from meshd.domain.limits import COUNTED_AT_ONCE
 from meshd.domain.values import Task, TaskState
 
-PRIORITIES = 10
+PRIORITIES: Final = 10
 
 
 class TaskQueue:

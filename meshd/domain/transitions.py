@@ -7,6 +7,7 @@ a bug of the mesh, never of a caller.
 from __future__ import annotations
 
 from enum import IntEnum, auto
+from typing import Final
 
 from meshd.domain.values import Task, TaskState
 
@@ -34,7 +35,7 @@ _W, _Q, _A, _R = (
     TaskState.RUNNING,
 )
 
-TABLE: dict[tuple[TaskState, Event], TaskState] = {
+TABLE: Final[dict[tuple[TaskState, Event], TaskState]] = {
     (_W, Event.READY): _Q,
     (_W, Event.CANCEL): TaskState.CANCELLED,
     (_W, Event.EXPIRE): TaskState.EXPIRED,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import lru_cache
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from meshd.domain.pacing import UNTOLD, Lease
 
@@ -38,7 +38,7 @@ class TaskState(IntEnum):
     EXPIRED = 8
 
 
-FIRST_TERMINAL = TaskState.SUCCEEDED
+FIRST_TERMINAL: Final = TaskState.SUCCEEDED
 
 
 class AttemptState(IntEnum):

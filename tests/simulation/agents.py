@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -18,7 +18,7 @@ from agentmesh.v1.payload_pb2 import Payload
 from agentmesh.v1.session_pb2 import Feature
 from meshd.domain import commands as c
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import DownFrame
+from meshd.domain.frames import Assign, DownFrame
 from meshd.domain.values import AgentSpec, AgentType, Health
 from meshd.wire.codec import frames as codec
 from tests.simulation.network import Call, Link
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
     from tests.simulation.world import World
 
-BEAT_S = 1.0
-LEASE_ACK = Feature.FEATURE_LEASE_ACK
-GOOD_HEALTH = (Health.HEALTHY, Health.SUSPECT, Health.DEAF, Health.DRAINING)
+BEAT_S: Final = 1.0
+LEASE_ACK: Final = Feature.FEATURE_LEASE_ACK
+GOOD_HEALTH: Final = (Health.HEALTHY, Health.SUSPECT, Health.DEAF, Health.DRAINING)
 
 
 class MinimalMachine(SessionMachine):
@@ -272,7 +272,7 @@ class Agent:
         if not self.is_on(link):
             return
         self._silent_since = self.world.time.now
-        payloads = dict.fromkeys((getattr(frame, "task_key", 0) for frame in frames), b"")
+        payloads = {frame.task_key: b"" for frame in frames if type(frame) is Assign}
         self._receive([codec.down(frame, payloads, self.world.rules) for frame in frames])
         if self.is_on(link):
             self._flush()
@@ -309,9 +309,10 @@ class Agent:
                 # Whoever reports soon need not have said that it accepts.
                 batch = [frame for frame in batch if not frame.HasField("accept")]
             for frame in batch:
-                if frame.HasField("decline") and self.world.rng.random() < 0.5:
+                kind = frame.WhichOneof("frame")
+                if kind == "decline" and self.world.rng.random() < 0.5:
                     frame.decline.retry_in.FromMilliseconds(self.world.rng.choice((200, 2_500)))
-                elif frame.HasField("accept") and self.world.rng.random() < 0.1:
+                elif kind == "accept" and self.world.rng.random() < 0.1:
                     # Whoever reports works: it need not have said Accept before.
                     fence = frame.accept.fence
                     if self.world.rng.random() < 0.5:

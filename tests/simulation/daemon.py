@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
@@ -28,11 +28,11 @@ from tests.simulation.violation import Violation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SWEEP_S = 0.25
-SLACK_S = 0.01
-WINDOW_S = 0.003
+SWEEP_S: Final = 0.25
+SLACK_S: Final = 0.01
+WINDOW_S: Final = 0.003
 
-KILL_POINTS = ("apply", "append", "land", "release", "released")
+KILL_POINTS: Final = ("apply", "append", "land", "release", "released")
 """Before a batch is handled, before it is written, while it is, when it is durable but not let out, and after."""
 
 
@@ -124,7 +124,7 @@ class Daemon:
             if ns.must_dispatch or ns.next_due() <= now.mono:
                 inbox.setdefault(ns, [])
         for ns, batch in inbox.items():
-            self._handle(ns, batch, partial(handle, ns, batch, now), now)
+            self._handle(ns, batch, now)
         self._flush()
 
     def _sweep(self) -> None:
@@ -138,13 +138,18 @@ class Daemon:
             if ns.sessions:
                 over = [session for session in expired if session.agent.namespace == ns.name]
                 late = [session for session in quiet if session.agent.namespace == ns.name]
-                self._handle(ns, [], partial(expire, ns, over, late, now), now)
+                self._handle(ns, [], now, (over, late))
         self.world.oracle.swept(self, now)
         self._flush()
 
     def _handle(
-        self, ns: Namespace, batch: list[c.Command], apply: Callable[[Effects], None], now: Now
+        self,
+        ns: Namespace,
+        batch: list[c.Command],
+        now: Now,
+        found: tuple[list[Session], list[Session]] | None = None,
     ) -> None:
+        """Apply commands, or the expired and the silent sessions that a sweep found."""
         out = self.barrier.collecting
         oracle = self.world.oracle
         if self.world.history is not None:
@@ -152,7 +157,10 @@ class Daemon:
                 self.world.note("meshd: %s", command)
         oracle.before(ns, batch, out)
         try:
-            apply(out)
+            if found is None:
+                handle(ns, batch, now, out)
+            else:
+                expire(ns, *found, now, out)
         except Violation:
             raise
         except Exception as error:
@@ -172,7 +180,9 @@ class Daemon:
         out.counts.clear()
 
     def _arm(self) -> None:
-        due = min(ns.next_due() for ns in self.namespaces.values())
+        due = inf
+        for ns in self.namespaces.values():
+            due = min(due, ns.next_due())
         if due < self._armed:
             self._armed = due
             self.later(max(due, self.world.time.now) + SLACK_S, self._due, due)
@@ -265,6 +275,8 @@ class Daemon:
             self.world.oracle.told(effects)
 
     def _send(self, effects: Effects) -> None:
+        if not effects.sends:
+            return
         messages: dict[Link, list[f.DownFrame]] = {}
         if self.world.history is not None:
             for stream, frame in effects.sends:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from meshd.domain.values import AttemptState, OutcomeReason, Task, TaskState
 from meshd.store import rows
@@ -11,8 +11,8 @@ from tests.simulation.violation import Violation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
-ON_ITS_OWN_ROW = (TaskState.ASSIGNED, TaskState.RUNNING, TaskState.SUCCEEDED)
+HELD_STATES: Final = (TaskState.ASSIGNED, TaskState.RUNNING)
+ON_ITS_OWN_ROW: Final = (TaskState.ASSIGNED, TaskState.RUNNING, TaskState.SUCCEEDED)
 """The present attempt of such a task, and one that succeeded, is part of the task's own row."""
 
 

@@ -41,7 +41,7 @@ class Agents:
             for agent in out.changed_agents:
                 if agent not in turn.agents:
                     raise Violation(f"watchers of agents are told of {agent.spec.agent_id} without news")
-        if sum(isinstance(command, c.StartDrain | c.LiftDrain) for command in batch) <= 1:
+        if sum(isinstance(command, (c.StartDrain, c.LiftDrain)) for command in batch) <= 1:
             self._check_told_of_drains(turn, out)
 
     def _check_told_of_drains(self, turn: Turn, out: Effects) -> None:
@@ -82,7 +82,7 @@ class Agents:
 
     def _check_spec(self, ns: Namespace, command: c.Command) -> None:
         """A process counts for what it said, and where it said nothing, for what was known; a declaration while none runs."""
-        if not isinstance(command, c.Register | c.Declare):
+        if not isinstance(command, (c.Register, c.Declare)):
             return
         agent = ns.agents[command.spec.agent_id]
         was = self._before.agents.get(agent)
@@ -193,5 +193,5 @@ class Agents:
             elif isinstance(command, c.Deregister) and command.session_id in ns.sessions:
                 if ns.sessions[command.session_id].agent.spec.agent_id == command.agent_id:
                     raise Violation(f"{command.agent_id} deregistered and still has a session")
-            elif isinstance(command, c.Register | c.Declare) and command.spec.agent_id not in ns.agents:
+            elif isinstance(command, (c.Register, c.Declare)) and command.spec.agent_id not in ns.agents:
                 raise Violation(f"{command.spec.agent_id} is not known")

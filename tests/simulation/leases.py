@@ -5,7 +5,7 @@ It counts from what it saw arrive, not from the domain's fields; how long the da
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
     from tests.simulation.world import World
 
-STALL_SLACK_S = 0.5
+STALL_SLACK_S: Final = 0.5
 """Of every pause of the daemon, so much is ordinary."""
-LATELY_S = 1.0
+LATELY_S: Final = 1.0
 """Nobody is late so soon after a sign of life: every bound on silence is longer."""
-SWEEP_S = 0.25
+SWEEP_S: Final = 0.25
 """So much before or after the moment judged here a sweep may have come."""
-BY_CONNECTION = "its connection ended and it did not return"
-BY_HOLD = "it did not return after the restart"
-BY_LEASE = "no sign of life within its lease"
-MEASURED_AS = {BY_CONNECTION: "connection", BY_HOLD: "hold", BY_LEASE: "ttl"}
-DOUBTED = (Health.SUSPECT, Health.DEAF)
-MAY_STOP_OR_END = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel, c.StartDrain)
+BY_CONNECTION: Final = "its connection ended and it did not return"
+BY_HOLD: Final = "it did not return after the restart"
+BY_LEASE: Final = "no sign of life within its lease"
+MEASURED_AS: Final = {BY_CONNECTION: "connection", BY_HOLD: "hold", BY_LEASE: "ttl"}
+DOUBTED: Final = (Health.SUSPECT, Health.DEAF)
+MAY_STOP_OR_END: Final = (c.Frames, c.OpenStream, c.Deregister, c.RevokeAgent, c.Cancel, c.StartDrain)
 """Commands after which, in the same turn, a loss need not count."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentmesh.v1 import session_pb2 as pb
 from meshd.domain import commands as c
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
     from tests.simulation.world import World
 
-CALL_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S: Final = 5.0
 
 
 class Call:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
     from tests.simulation.world import World
 
-STATES_OF_HELD = {(state, AttemptState.STOPPING) for state in HELD_STATES}
-STATES_OF_HELD |= {(TaskState.ASSIGNED, AttemptState.ASSIGNED), (TaskState.RUNNING, AttemptState.RUNNING)}
+STATES_OF_HELD: Final = {
+    *((state, AttemptState.STOPPING) for state in HELD_STATES),
+    (TaskState.ASSIGNED, AttemptState.ASSIGNED),
+    (TaskState.RUNNING, AttemptState.RUNNING),
+}
 
-LOOK_EVERY = 8
+LOOK_EVERY: Final = 8
 """Of turns in which nobody but beats came and of which nothing came, so many go by before one is judged."""
-WHOLE_EVERY = 10
+WHOLE_EVERY: Final = 10
 """All invariants are checked over everything after so many turns that changed something, at a start and at the end."""
 
 
@@ -212,8 +215,10 @@ class Oracle:
     @staticmethod
     def _check_times(task: Task, frame: f.Assign) -> None:
         own_ms = (task.accept_ms or task.assign_ms) + task.spec.execution_timeout_ms
-        ends = [task.deadline_ms, own_ms if task.spec.execution_timeout_ms else 0]
-        if frame.deadline_ms != min((end for end in ends if end), default=0):
+        end_ms = task.deadline_ms
+        if task.spec.execution_timeout_ms and (not end_ms or own_ms < end_ms):
+            end_ms = own_ms
+        if frame.deadline_ms != end_ms:
             raise Violation(f"the agent is told a wrong deadline of {frame.task_id}")
 
     def _check_opened(
@@ -260,10 +265,12 @@ class Oracle:
 
     def told(self, effects: Effects) -> None:
         """A batch has been let out: watchers have seen all of its changes."""
-        for key in (*effects.writes.new_tasks, *effects.writes.changed_tasks):
-            task = self.world.disk.task(key)
-            if key not in self.seen or self.seen[key][0] < task.generation:
-                raise Violation(f"watchers of {task.spec.task_id} do not see generation {task.generation}")
+        for tasks in (effects.writes.new_tasks, effects.writes.changed_tasks):
+            for key in tasks:
+                task = self.world.disk.task(key)
+                if key not in self.seen or self.seen[key][0] < task.generation:
+                    name = task.spec.task_id
+                    raise Violation(f"watchers of {name} do not see generation {task.generation}")
 
     def _check_ack(self, fence: bytes) -> None:
         found = self.world.disk.by_fence(fence)
@@ -418,7 +425,7 @@ class Oracle:
                 raise Violation(f"P3: {task.spec.task_id} has ended, and {event.name} may happen to it")
 
 
-def _amount(ns: Namespace, out: Effects) -> tuple[object, ...]:
+def _amount(ns: Namespace, out: Effects) -> tuple[int, int, int]:
     """Return how much has come of the turns so far: the same after a turn of which nothing came."""
     writes = out.writes
     return (

@@ -144,11 +144,11 @@ class Pace:
 
     def ttl_s(self, session: Session) -> float:
         """Return the silence that a session's agent may take for allowed."""
-        return max(lease.ttl_ms for lease in self._told[session].may_go_by) / 1000
+        return _longest_ttl_s(self._told[session].may_go_by)
 
     def longest_s(self, session: Session) -> float:
         """Return the silence after which the mesh must give a session up."""
-        return max(lease.ttl_ms for lease in self._told[session].may_keep) / 1000
+        return _longest_ttl_s(self._told[session].may_keep)
 
     def beat_s(self, session: Session) -> float:
         """Return the longest interval at which a session's agent may beat."""
@@ -164,3 +164,10 @@ class Pace:
         """Return how long a fleet of the present size takes to come back."""
         rules = self.world.rules
         return max(rules.lease_ttl_ms, rules.hold_per_session_ms * self._counted) / 1000
+
+
+def _longest_ttl_s(leases: list[Lease]) -> float:
+    longest_ms = 0
+    for lease in leases:
+        longest_ms = max(longest_ms, lease.ttl_ms)
+    return longest_ms / 1000

@@ -78,8 +78,15 @@ class OfSession:
             and self.health_cause == session.agent.health_cause
             and self.quarantine == session.quarantine
             and len(self.attempts) == len(session.held)
-            and all(map(Attempt.is_still, self.attempts, session.held, session.held.values()))
+            and self._holds_still(session)
         )
+
+    def _holds_still(self, session: Session) -> bool:
+        attempts = self.attempts
+        for number, (fence, task) in enumerate(session.held.items()):
+            if not attempts[number].is_still(fence, task):
+                return False
+        return True
 
     def unaccepted(self) -> list[tuple[bytes, Task]]:
         """Return the attempts that the agent had not accepted."""
@@ -133,7 +140,7 @@ class Turn:
     """What changed since a picture was taken, and the next picture."""
 
     def __init__(self, before: Picture, ns: Namespace) -> None:
-        self.after = Picture()
+        self.after = after = Picture()
         self.sessions: list[Session] = []
         """Those that are new or changed."""
         self.agents: list[Agent] = []
@@ -143,11 +150,11 @@ class Turn:
             if was is None or not was.is_still(session):
                 was = OfSession(session)
                 self.sessions.append(session)
-            self.after.sessions[session] = was
+            after.sessions[session] = was
         for agent in ns.agents.values():
             agent_was = before.agents.get(agent)
             if agent_was is None or not agent_was.is_still(agent):
                 agent_was = OfAgent(agent)
                 self.agents.append(agent)
-            self.after.agents[agent] = agent_was
-        self.gone = [session for session in before.sessions if session not in self.after.sessions]
+            after.agents[agent] = agent_was
+        self.gone = [session for session in before.sessions if session not in after.sessions]

@@ -7,7 +7,7 @@ order inside the domain's queues and pools.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshd.domain import census
 from meshd.domain import commands as c
@@ -22,7 +22,7 @@ from tests.simulation.violation import Violation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-LEAST_LOADED = Strategy.LEAST_LOADED
+LEAST_LOADED: Final = Strategy.LEAST_LOADED
 Fresh = list[tuple[Task, Session]]
 
 
@@ -172,4 +172,4 @@ def _entries(queue: TaskQueue) -> list[Task]:
 
 
 def _kept(queue: TaskQueue) -> bool:
-    return any(queue._fresh) or any(queue._returned)
+    return any(fresh for fresh in queue._fresh) or any(returned for returned in queue._returned)

@@ -7,7 +7,7 @@ subject by a number that the world takes modulo what is there.
 from __future__ import annotations
 
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from meshd.domain.limits import (
     CHUNK_DRAWS,
@@ -26,7 +26,7 @@ from meshd.domain.values import (
     Strategy,
 )
 
-TYPES = ("work", "other")
+TYPES: Final = ("work", "other")
 
 
 class AgentPlan(NamedTuple):
@@ -113,7 +113,7 @@ class Plan(NamedTuple):
     events: tuple[Event, ...]
 
 
-FAULTS = (
+FAULTS: Final = (
     ("break", 10),
     ("flap", 3),
     ("block", 6),
@@ -139,8 +139,8 @@ FAULTS = (
     ("operator_drain", 8),
     ("hush", 4),
 )
-KINDS = tuple(kind for kind, _ in FAULTS)
-WEIGHTS = tuple(weight for _, weight in FAULTS)
+KINDS: Final = tuple(kind for kind, _ in FAULTS)
+WEIGHTS: Final = tuple(weight for _, weight in FAULTS)
 
 
 def make(seed: int) -> Plan:

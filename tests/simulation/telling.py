@@ -5,6 +5,8 @@ What one command asks for is judged when it had the turn to itself; what must ho
 
 from __future__ import annotations
 
+from typing import Final
+
 from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
@@ -15,10 +17,10 @@ from tests.simulation.picture import Attempt, OfSession, Picture, Turn
 from tests.simulation.plan import Bounds, Settings
 from tests.simulation.violation import Violation
 
-ENDS = (f.Done, f.Fail, f.Stopped)
-FENCED = (f.Accept, f.Decline, f.Progress, f.Output, *ENDS)
-HAS_NO_TICKET = (c.Frames, c.StreamEnded)
-MAY_BECOME_THE_TASKS_END = (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE)
+ENDS: Final = (f.Done, f.Fail, f.Stopped)
+FENCED: Final = (f.Accept, f.Decline, f.Progress, f.Output, *ENDS)
+HAS_NO_TICKET: Final = (c.Frames, c.StreamEnded)
+MAY_BECOME_THE_TASKS_END: Final = (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE)
 
 
 class Telling:
@@ -63,7 +65,7 @@ class Telling:
         if len(batch) == 1 and self._next_due > now_mono:
             # All that changed comes from this command: no timer was due.
             self._check_one(ns, batch[0], told, out)
-            if isinstance(batch[0], c.StartDrain | c.LiftDrain):
+            if isinstance(batch[0], (c.StartDrain, c.LiftDrain)):
                 self._check_drain(batch[0], out.replies[-1][1], bounds)
 
     # ---- replies
@@ -72,6 +74,8 @@ class Telling:
         self, batch: list[c.Command], replies: list[tuple[object, object]], recent_tasks: int
     ) -> None:
         asked = [command for command in batch if not isinstance(command, HAS_NO_TICKET)]
+        if not asked and not replies:
+            return
         if [ticket for ticket, _ in replies] != [command.ticket for command in asked]:
             raise Violation(f"{len(replies)} replies to {len(asked)} commands")
         for command, (_, reply) in zip(asked, replies, strict=True):
@@ -167,8 +171,9 @@ class Telling:
             before = self._before.sessions.get(session)
             if before is None or session.stream is None or session.session_id in opened:
                 continue
-            for fence in before.held.keys() - session.held.keys() - said:
-                if (session.stream, fence) not in revoked:
+            for fence in before.held:
+                lost = fence not in session.held and fence not in said
+                if lost and (session.stream, fence) not in revoked:
                     raise Violation(f"{session.agent.spec.agent_id} lost an attempt and is not told")
 
     # ---- one command
@@ -182,11 +187,11 @@ class Telling:
                 self._check_goodbye(command)
             if before is not None and before.stream is command.stream and len(command.frames) == 1:
                 self._check_frame(command.session, before, command.frames[0], told, out)
-        elif isinstance(command, c.Register | c.Deregister):
+        elif isinstance(command, (c.Register, c.Deregister)):
             self._check_registration(ns, command)
         elif isinstance(command, c.OpenStream):
             self._check_open(ns, command, told)
-        elif isinstance(command, c.Cancel | c.StartDrain):
+        elif isinstance(command, (c.Cancel, c.StartDrain)):
             self._check_graces(ns, command)
         elif isinstance(command, c.Submit):
             self._check_deadlines(ns, command)
@@ -247,7 +252,7 @@ class Telling:
         if ends and not _is_told(told, before.stream, f.Ack, frame.fence):
             raise Violation(f"a report of {name} is not acknowledged")
         waits = session.held.get(frame.fence) is task and task.attempt_state is AttemptState.ASSIGNED
-        if waits and isinstance(frame, f.Accept | f.Progress | f.Output):
+        if waits and isinstance(frame, (f.Accept, f.Progress, f.Output)):
             raise Violation(f"{name} works at {task.spec.task_id}, which still counts as not accepted")
         if isinstance(frame, f.Output) and (task, frame.seq, frame.chunk) not in out.output:
             raise Violation(f"watchers of {task.spec.task_id} do not see its output")

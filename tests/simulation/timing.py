@@ -6,7 +6,7 @@ times, so it judges lateness only while the wall clock has not jumped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshd.domain.state import Namespace
 from meshd.domain.values import AttemptState, Now, OutcomeReason, Task, TaskState
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
     from tests.simulation.world import World
 
-LATE_S = 1.0
-HELD_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
+LATE_S: Final = 1.0
+HELD_STATES: Final = (TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 class Timing:
@@ -55,28 +55,34 @@ class Timing:
 
     def turned(self, daemon: Daemon, ns: Namespace, now: Now) -> None:
         """Note what began and judge what is over."""
+        mono, queued = now.mono, self._queued
         for task in ns.tasks.values():
             state = task.state
             if state is TaskState.QUEUED:
-                self._queued.setdefault(task, now.mono)
-            else:
-                self._queued.pop(task, None)
+                if task not in queued:
+                    queued[task] = mono
+                continue
+            if task in queued:
+                del queued[task]
             if state is TaskState.WAITING:
-                self._waiting.setdefault(task, now.mono)
-                continue
-            if state not in HELD_STATES:
-                continue
-            attempt = (task, task.attempt)
-            if task.attempt_state is AttemptState.RUNNING:
-                self._running.setdefault(attempt, now.mono)
-                self.ran.add(task.key)
+                if task not in self._waiting:
+                    self._waiting[task] = mono
+            elif task.attempt_state is AttemptState.RUNNING:
+                attempt = (task, task.attempt)
+                if attempt not in self._running:
+                    self._running[attempt] = mono
+                    self.ran.add(task.key)
             elif task.attempt_state is AttemptState.STOPPING:
-                self._note_stop(attempt, now.mono)
+                self._note_stop((task, task.attempt), mono)
+        if self._waiting:
+            self._judge_waiting(mono)
+
+    def _judge_waiting(self, mono: float) -> None:
         for task, since in list(self._waiting.items()):
             if task.state is not TaskState.WAITING:
                 del self._waiting[task]
                 if not task.terminal and since > self._start:
-                    self._judge_retry(task, now.mono - since)
+                    self._judge_retry(task, mono - since)
 
     def _note_stop(self, attempt: tuple[Task, int], mono: float) -> None:
         task = attempt[0]

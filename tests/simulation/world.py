@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import copy
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import meshd.domain.handlers.assign as assign_module
 import meshd.domain.handlers.drain as drain_module
@@ -35,9 +35,9 @@ from tests.simulation.plan import Event, Plan, TaskPlan
 from tests.simulation.timeline import Timeline
 from tests.simulation.violation import Violation
 
-START = 100.0
-SETTLE_S = 4.0
-PATIENCE_S = 200.0
+START: Final = 100.0
+SETTLE_S: Final = 4.0
+PATIENCE_S: Final = 200.0
 """After the faults have stopped every task ends within this time."""
 
 

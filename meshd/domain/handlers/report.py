@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
@@ -18,7 +19,7 @@ from meshd.domain.state import Namespace, Timer
 from meshd.domain.transitions import Event
 from meshd.domain.values import AttemptState, Failure, Now, OutcomeReason, Session, Task
 
-DEFAULT_DECLINE_MS = 1_000
+DEFAULT_DECLINE_MS: Final = 1_000
 
 
 def _accept(ns: Namespace, session: Session, task: Task, frame: f.Accept, now: Now, out: Effects) -> None:
@@ -102,7 +103,7 @@ def _stopped(
     out.sends.append((session.stream, f.Ack(frame.fence)))
 
 
-HANDLERS: dict[type, Callable[..., None]] = {
+HANDLERS: Final[dict[type, Callable[..., None]]] = {
     f.Accept: _accept,
     f.Decline: _decline,
     f.Progress: _progress,
@@ -112,7 +113,7 @@ HANDLERS: dict[type, Callable[..., None]] = {
     f.Stopped: _stopped,
 }
 
-ENDS = (f.Done, f.Fail, f.Stopped, f.Decline)
+ENDS: Final = (f.Done, f.Fail, f.Stopped, f.Decline)
 """Reports after which the agent no longer runs the attempt."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from meshd.domain.effects import Effects
 from meshd.domain.handlers.attempts import changed, void
 from meshd.domain.handlers.session import deaf, lose_session, suspect
@@ -18,8 +20,8 @@ from meshd.domain.values import (
     TaskState,
 )
 
-QUEUE_RECHECK_S = 1.0
-ASSIGNED_STATES = (TaskState.ASSIGNED, TaskState.RUNNING)
+QUEUE_RECHECK_S: Final = 1.0
+ASSIGNED_STATES: Final = (TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 def run_timers(ns: Namespace, now: Now, out: Effects) -> None:

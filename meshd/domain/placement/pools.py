@@ -7,12 +7,14 @@ exactly when it has a free slot. A pick costs O(1); a change of load moves the s
 
 from __future__ import annotations
 
+from typing import Final
+
 from meshd.domain.limits import MAX_POOLS
 from meshd.domain.placement.matching import fits
 from meshd.domain.queue import TaskQueue
 from meshd.domain.values import Requirements, Session
 
-FULL = 16
+FULL: Final = 16
 """Bucket of sessions without a free slot; the buckets below it are sixteenths of the load."""
 
 
