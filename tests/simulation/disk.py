@@ -46,7 +46,7 @@ class Disk:
     def __init__(self, namespaces: list[str]) -> None:
         self.tasks: dict[int, tuple[Any, ...]] = {}
         self._read: dict[int, Task] = {}
-        """The same as read back from the rows; for readers only, who change nothing."""
+        """The same as read back from the rows; for readers only, who change nothing and keep none."""
         self.keys: dict[tuple[str, str], int] = {}
         self.fences: dict[bytes, int] = {}
         """First 8 bytes of a fence -> key."""
@@ -96,8 +96,8 @@ class Disk:
         if change[:2] == old[:2] and change[3:] == old[3 : len(change)]:
             raise Violation(f"a change of task key {change[0]} is written, but only its generation changes")
         self.tasks[change[0]] = (*change, *old[len(change) :])
-        spec = self._read[change[0]].spec
-        task = self._read[change[0]] = rows.task_of_spec(self.tasks[change[0]], spec)
+        task = self._read[change[0]]
+        rows.change_task(task, change)
         return task
 
     def restore(self) -> Restored:
