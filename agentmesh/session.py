@@ -19,7 +19,6 @@ from typing import Final
 
 from agentmesh.connection import MAX_MESSAGE_BYTES
 from agentmesh.v1.session_pb2 import (
-    Accept,
     AgentFrame,
     Assign,
     Beat,
@@ -247,7 +246,7 @@ class SessionMachine:
     def _assigned(self, assign: Assign, received: Received) -> None:
         known = self._held.get(assign.fence)
         if known is not None:  # told again; the handler runs or ran already
-            self._send(known.report or AgentFrame(accept=Accept(fence=assign.fence)))
+            self._send(known.report or _accept(assign.fence))
             return
         refusal = self._refusal(assign)
         if refusal:
@@ -257,7 +256,7 @@ class SessionMachine:
         self._held[assign.fence] = attempt
         self._running.add(attempt)
         received.start.append(attempt)
-        self._send(AgentFrame(accept=Accept(fence=assign.fence)))
+        self._send(_accept(assign.fence))
 
     def _refusal(self, assign: Assign) -> str:
         if self.is_leaving:
@@ -313,7 +312,9 @@ class SessionMachine:
         """A sign of life; skipped when something waits, since any frame is one."""
         if self.is_open and not self._outbox:
             self._beat_seq += 1
-            self._send(AgentFrame(beat=Beat(seq=self._beat_seq)))
+            frame = AgentFrame()
+            frame.beat.seq = self._beat_seq
+            self._send(frame)
 
     def leave(self) -> None:
         """Takes nothing new from now on, on any stream."""
@@ -358,3 +359,10 @@ class SessionMachine:
     def _send(self, frame: AgentFrame) -> None:
         if self.is_open:
             self._outbox.append(frame)
+
+
+def _accept(fence: bytes) -> AgentFrame:
+    # Filled in place: a part made by itself and copied into its frame takes more than twice as long.
+    frame = AgentFrame()
+    frame.accept.fence = fence
+    return frame

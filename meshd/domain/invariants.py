@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import chain
 from typing import Final
 
@@ -29,13 +28,10 @@ def violations(ns: Namespace) -> list[str]:
 
 def _queues_and_tasks(ns: Namespace) -> list[str]:
     found: list[str] = []
-    queued: Counter[int] = Counter()
-    for pool in ns.pools.by_requirements.values():
-        live = [task.key for task in pool.queue]
-        if pool.queue.size != len(live):
-            found.append(f"queue size {pool.queue.size} but {len(live)} queued tasks")
-        queued.update(live)
-    states = Counter(task.state for task in ns.tasks.values())
+    queued = _queued(ns, found)
+    states = dict.fromkeys(OPEN_STATES, 0)
+    for task in ns.tasks.values():
+        states[task.state] = states.get(task.state, 0) + 1
     if census.open_tasks(ns) != {state: states[state] for state in OPEN_STATES}:
         found.append(f"the census counts {census.open_tasks(ns)}, the tasks are {dict(states)}")
     holders: dict[Task, list[Session]] = {}
@@ -46,14 +42,28 @@ def _queues_and_tasks(ns: Namespace) -> list[str]:
     for task_id, task in ns.tasks.items():
         if task.terminal:
             found.append(f"{task_id} is {task.state.name} but counted as open")
-        if queued[task.key] != (task.state is TaskState.QUEUED):
-            found.append(f"{task_id} is {task.state.name} and stands {queued[task.key]} times in queues")
+        times = queued.get(task.key, 0)
+        if times != (task.state is TaskState.QUEUED):
+            found.append(f"{task_id} is {task.state.name} and stands {times} times in queues")
         held_by = holders.get(task, [])
         if len(held_by) != (task.state in (TaskState.ASSIGNED, TaskState.RUNNING)):
             found.append(f"{task_id} is {task.state.name} and held by {len(held_by)} sessions")
         if held_by and held_by[0].session_id != task.session_id:
             found.append(f"{task_id} is held by a session other than its own")
     return found
+
+
+def _queued(ns: Namespace, found: list[str]) -> dict[int, int]:
+    """Return how often each task stands in queues, by key."""
+    times: dict[int, int] = {}
+    for pool in ns.pools.by_requirements.values():
+        live = 0
+        for task in pool.queue:
+            live += 1
+            times[task.key] = times.get(task.key, 0) + 1
+        if pool.queue.size != live:
+            found.append(f"queue size {pool.queue.size} but {live} queued tasks")
+    return times
 
 
 def _agent_index(ns: Namespace) -> list[str]:

@@ -42,6 +42,7 @@ SIGN_BIT: Final = 1 << 63
 LEAST_LOADED: Final = Strategy.LEAST_LOADED
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_decode = json.JSONDecoder().decode
 
 
 # ---- tasks -------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ _PLAIN_OPTIONS: Final = {
 
 
 def _options_into(text: str, spec: TaskSpec) -> None:
-    options = json.loads(text)
+    options = _decode(text)
     wanted = options.pop("requirements", None)
     if wanted is not None:
         capabilities, labels, preferred_capabilities, preferred_labels = wanted
@@ -254,7 +255,7 @@ def attempt_from_row(row: Row) -> EndedAttempt:
 
 
 def _failure_from(text: str) -> Failure | None:
-    return Failure(*json.loads(text)) if text else None
+    return Failure(*_decode(text)) if text else None
 
 
 # ---- agents and their sessions -----------------------------------------------------------------------------------
@@ -312,8 +313,8 @@ def agent_from_row(row: Row) -> Agent:
         agent_id=agent_id,
         type=AgentType(type_),
         name=name,
-        capabilities=frozenset(json.loads(capabilities)),
-        labels=json.loads(labels),
+        capabilities=frozenset(_decode(capabilities)),
+        labels=_decode(labels),
         host=host,
         port=port,
         dns_name=dns_name,
@@ -361,7 +362,7 @@ def drain_to_row(drain: Drain) -> Row:
 def drain_from_row(row: Row) -> Drain:
     """Return the drain of a row."""
     namespace, drain_id, pattern, labels_json, kind, reason, creator, create_ms, lift_ms = row
-    labels = _conditions_from(json.loads(labels_json)) if labels_json else ()
+    labels = _conditions_from(_decode(labels_json)) if labels_json else ()
     selector = AgentSelector(pattern, labels, AgentType(kind) if kind else None)
     return Drain(namespace, drain_id, selector, reason, creator, create_ms, lift_ms)
 
@@ -378,7 +379,7 @@ def join_token_to_row(record: JoinTokenRecord) -> Row:
 def join_token_from_row(row: Row) -> JoinTokenRecord:
     """Return the join token of a row."""
     record = JoinTokenRecord._make(row)
-    return record._replace(capabilities=tuple(json.loads(row[4])))
+    return record._replace(capabilities=tuple(_decode(row[4])))
 
 
 def identity_to_row(record: IdentityRecord) -> Row:
@@ -389,7 +390,7 @@ def identity_to_row(record: IdentityRecord) -> Row:
 def identity_from_row(row: Row) -> IdentityRecord:
     """Return the agent's key of a row."""
     record = IdentityRecord._make(row)
-    return record._replace(capabilities=tuple(json.loads(row[3])))
+    return record._replace(capabilities=tuple(_decode(row[3])))
 
 
 def audit_from_row(row: Row) -> AuditRecord:

@@ -28,8 +28,10 @@ class Agents:
         """Note how everybody is, and what a process says of itself."""
         self._sends = len(out.sends)
         self._next_due = ns.next_due()
-        said = [copy(command.spec) for command in batch if isinstance(command, c.Register)]
-        self._said = said[0] if len(said) == 1 else None
+        self._said = None
+        said = [command.spec for command in batch if isinstance(command, c.Register)]
+        if len(said) == 1:
+            self._said = copy(said[0])
         self._before = picture
 
     def check_watchers(self, turn: Turn, batch: list[c.Command], out: Effects, mono: float) -> None:

@@ -5,7 +5,6 @@ Much is due at once, as answers to what has just happened: so the heap orders ti
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
@@ -17,8 +16,9 @@ class Timeline:
     def __init__(self) -> None:
         self.now = 100.0
         """Seconds of the monotonic clock."""
-        self._present: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        """What is due now."""
+        self._present: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        """What is due now, from ``_next`` on."""
+        self._next = 0
         self._later: dict[float, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
         self._times: list[float] = []
         """The keys of ``_later``, as a heap."""
@@ -41,8 +41,10 @@ class Timeline:
 
     def step(self) -> None:
         """Let the next thing happen."""
-        if not self._present:
+        if self._next == len(self._present):
             self.now = heappop(self._times)
-            self._present.extend(self._later.pop(self.now))
-        call, arguments = self._present.popleft()
+            self._present = self._later.pop(self.now)
+            self._next = 0
+        call, arguments = self._present[self._next]
+        self._next += 1
         call(*arguments)

@@ -173,12 +173,23 @@ def _opened(frame: f.Opened, rules: SessionRules) -> pb.MeshFrame:
     return pb.MeshFrame(opened=opened)
 
 
+# Filled in place: a part made by itself and copied into its frame takes more than twice as long.
+
+
+def _ack(frame: f.Ack) -> pb.MeshFrame:
+    message = pb.MeshFrame()
+    message.ack.fence = frame.fence
+    return message
+
+
 def _lease_ack(frame: f.LeaseAck) -> pb.MeshFrame:
-    ack = pb.LeaseAck(beat_seq=frame.beat_seq)
+    message = pb.MeshFrame()
+    ack = message.lease_ack
+    ack.beat_seq = frame.beat_seq
     if frame.lease is not None:
         ack.beat_interval.CopyFrom(duration(frame.lease.beat_interval_ms))
         ack.lease_ttl.CopyFrom(duration(frame.lease.ttl_ms))
-    return pb.MeshFrame(lease_ack=ack)
+    return message
 
 
 def _cancel(frame: f.Cancel) -> pb.MeshFrame:
@@ -187,7 +198,7 @@ def _cancel(frame: f.Cancel) -> pb.MeshFrame:
 
 
 _DOWN: dict[type, Callable[[Any], pb.MeshFrame]] = {
-    f.Ack: lambda frame: pb.MeshFrame(ack=pb.Ack(fence=frame.fence)),
+    f.Ack: _ack,
     f.LeaseAck: _lease_ack,
     f.Revoke: lambda frame: pb.MeshFrame(revoke=pb.Revoke(fence=frame.fence)),
     f.Cancel: _cancel,
