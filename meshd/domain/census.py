@@ -5,7 +5,6 @@ Rule: the cost grows with agents, held attempts and requirement sets, never with
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from meshd.domain.placement.pools import Pool
@@ -16,12 +15,15 @@ from meshd.domain.values import TaskState
 def open_tasks(ns: Namespace) -> dict[TaskState, int]:
     """Return how many open tasks are in each state."""
     queued = sum(pool.queue.size for pool in ns.pools.busy)
-    held = Counter(task.state for session in ns.sessions.values() for task in session.held.values())
+    held = running = 0
+    for session in ns.sessions.values():
+        held += len(session.held)
+        running += sum(task.state is TaskState.RUNNING for task in session.held.values())
     return {
-        TaskState.WAITING: len(ns.tasks) - queued - held.total(),
+        TaskState.WAITING: len(ns.tasks) - queued - held,
         TaskState.QUEUED: queued,
-        TaskState.ASSIGNED: held[TaskState.ASSIGNED],
-        TaskState.RUNNING: held[TaskState.RUNNING],
+        TaskState.ASSIGNED: held - running,
+        TaskState.RUNNING: running,
     }
 
 

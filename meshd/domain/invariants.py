@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Final
 
 from meshd.domain import census
@@ -99,10 +98,14 @@ def _session(ns: Namespace, session: Session) -> list[str]:
 
 
 def _pool(ns: Namespace, pool: Pool) -> list[str]:
-    inside = set(chain.from_iterable(pool.buckets))
-    offered = (session for session in ns.sessions.values() if session.bucket >= 0)
-    fitting = {session for session in offered if fits(pool.requirements, session.agent.spec)}
-    return [
-        f"{session.agent.spec.agent_id} is in or out of a pool against the rule"
-        for session in inside ^ fitting
-    ]
+    found: list[str] = []
+    fitting = 0
+    for session in ns.sessions.values():
+        if session.bucket >= 0 and fits(pool.requirements, session.agent.spec):
+            fitting += 1
+            if session not in pool.buckets[session.bucket]:
+                found.append(f"{session.agent.spec.agent_id} is not in a pool where it belongs")
+    inside = sum(len(bucket) for bucket in pool.buckets)
+    if inside != fitting:
+        found.append(f"a pool has {inside} sessions, and {fitting} belong there")
+    return found

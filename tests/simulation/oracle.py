@@ -121,7 +121,7 @@ class Oracle:
         self._amount = _amount(ns, out)
         self.leases.before(out, picture)
         self.fleet.before(ns, batch, out, picture)
-        self.telling.before(ns, out, picture)
+        self.telling.before(ns, batch, out, picture)
         self._keep.clear()
         for command in batch:
             if type(command) is c.OpenStream and command.takes_work:

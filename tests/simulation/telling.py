@@ -31,13 +31,16 @@ class Telling:
         self._stopping: dict[Task, Attempt] = {}
         self._marks = (0, 0, 0)
         self._ended_count = 0
+        self._drains: set[str] = set()
+        """Those in force before one that is put in force or lifted."""
 
-    def before(self, ns: Namespace, out: Effects, picture: Picture) -> None:
+    def before(self, ns: Namespace, batch: list[c.Command], out: Effects, picture: Picture) -> None:
         """Note what there is."""
         self._marks = (len(out.sends), len(out.closes), len(out.replies))
         self._before = picture
         self._ended_count = ns.ended_count
-        self._drains = set(ns.drains)
+        if len(batch) == 1 and isinstance(batch[0], (c.StartDrain, c.LiftDrain)):
+            self._drains = set(ns.drains)
         self._next_due = ns.next_due()
 
     def after(

@@ -25,6 +25,13 @@ class Timeline:
 
     def at(self, due: float, call: Callable[..., None], *arguments: Any) -> None:
         """Have something happen at a time, or now when that is past."""
+        self._put(due, call, arguments)
+
+    def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen after a while."""
+        self._put(self.now + seconds, call, arguments)
+
+    def _put(self, due: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if due <= self.now:
             self._present.append((call, arguments))
             return
@@ -34,10 +41,6 @@ class Timeline:
             heappush(self._times, due)
         else:
             waiting.append((call, arguments))
-
-    def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen after a while."""
-        self.at(self.now + seconds, call, *arguments)
 
     def step(self) -> None:
         """Let the next thing happen."""
