@@ -153,6 +153,8 @@ PROCESSES ?= 1
 
 # For long runs: a copy of what lives in a world, compiled. What it finds is replayed without it.
 COMPILED_SIM  := build/compiled-sim
+# Nothing replaces a function of the copy from outside, and it runs where it is made.
+SIM_CFLAGS    := -fno-semantic-interposition -fno-plt -march=native
 SIM_SOURCES    = $(shell git ls-files agentmesh meshd tests/simulation tests/__init__.py)
 SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simulation/,history.py mutants.py progress.py test_%.py violation.py), \
                    $(filter agentmesh/session.py $(addprefix meshd/,domain/%.py store/rows.py engine/restore.py wire/codec/frames.py) tests/simulation/%.py,$(SIM_SOURCES)))
@@ -163,7 +165,7 @@ sim: $(DEV) $(if $(COMPILED),$(COMPILED_SIM)/made) ## Simulate SEEDS=n worlds of
 
 $(COMPILED_SIM)/made: $(DEV) $(SIM_SOURCES)
 	@rm -rf $(@D) && mkdir -p $(@D) && cp --parents $(SIM_SOURCES) $(@D)
-	@cd $(@D) && MYPYC_OPT_LEVEL=2 MYPYC_DEBUG_LEVEL=0 $(CURDIR)/$(BIN)/mypyc --config-file $(CURDIR)/pyproject.toml $(SIM_COMPILED) >mypyc.log 2>&1 \
+	@cd $(@D) && MYPYC_OPT_LEVEL=2 MYPYC_DEBUG_LEVEL=0 CFLAGS="$(SIM_CFLAGS)" $(CURDIR)/$(BIN)/mypyc --config-file $(CURDIR)/pyproject.toml $(SIM_COMPILED) >mypyc.log 2>&1 \
 	  || { tail -20 mypyc.log; exit 1; }
 	@touch $@
 
