@@ -14,7 +14,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from agentmesh.session import Attempt, Received, SessionMachine
 from agentmesh.v1 import session_pb2 as pb
-from agentmesh.v1.payload_pb2 import Payload
 from agentmesh.v1.session_pb2 import Feature
 from meshd.domain import commands as c
 from meshd.domain.errors import Reason, Refusal
@@ -348,14 +347,13 @@ class Agent:
             return
         fence = attempt.fence
         roll = self.world.rng.random()
-        if stopped and roll < 0.8:
-            report = pb.AgentFrame(stopped=pb.Stopped(fence=fence))
+        report = pb.AgentFrame()
+        if (stopped and roll < 0.8) or roll >= 0.98:
+            report.stopped.fence = fence
         elif roll < 0.82:
-            report = pb.AgentFrame(done=pb.Done(fence=fence, output=Payload(inline=fence)))
-        elif roll < 0.98:
-            report = pb.AgentFrame(fail=pb.Fail(fence=fence, type="E", message="", retryable=roll < 0.95))
+            report.done.fence = report.done.output.inline = fence
         else:
-            report = pb.AgentFrame(stopped=pb.Stopped(fence=fence))
+            report.fail.fence, report.fail.type, report.fail.retryable = fence, "E", roll < 0.95
         self.machine.finished(attempt, report)
         self._flush()
 

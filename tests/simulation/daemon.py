@@ -23,6 +23,7 @@ from meshd.domain.values import Now, Session
 from meshd.engine.restore import build
 from tests.simulation.disk import Batch, snapshot
 from tests.simulation.network import Call, Link
+from tests.simulation.plan import pick
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Daemon:
         wanted = self.in_flight is None or not self._flushes % 4
         if wanted and not (self.dead or self._committing) and self.barrier.pending:
             self._committing = True
-            window = self.world.rng.choice((0.0, WINDOW_S))
+            window = pick(self.world.rng, (0.0, WINDOW_S))
             self.later(self.world.time.now + window, self._begin)
         if not self.dead:
             self._arm()

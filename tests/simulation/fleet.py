@@ -28,10 +28,8 @@ class Agents:
         """Note how everybody is, and what a process says of itself."""
         self._sends = len(out.sends)
         self._next_due = ns.next_due()
-        self._said = None
         said = [command.spec for command in batch if isinstance(command, c.Register)]
-        if len(said) == 1:
-            self._said = copy(said[0])
+        self._said = copy(said[0]) if len(batch) == len(said) == 1 else None
         self._before = picture
 
     def check_watchers(self, turn: Turn, batch: list[c.Command], out: Effects, mono: float) -> None:

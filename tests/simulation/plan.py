@@ -145,8 +145,8 @@ KINDS: Final = tuple(kind for kind, _ in FAULTS)
 WEIGHTS: Final = tuple(weight for _, weight in FAULTS)
 
 
-def _pick(rng: Random, values: Sequence[T]) -> T:
-    """Choose as Random.choice does, which takes most of the time of a plan otherwise."""
+def pick(rng: Random, values: Sequence[T]) -> T:
+    """Choose as Random.choice does, which is not compiled and draws by three calls."""
     count = len(values)
     bits = count.bit_length()
     drawn = rng.getrandbits(bits)
@@ -163,7 +163,7 @@ def make(seed: int) -> Plan:
     names = rng.randrange(6, 24)
     for number in range(names):
         at = rng.random() ** 1.5 * settings.seconds
-        tasks = [_task(rng, number * 10 + part) for part in range(_pick(rng, (1, 1, 1, 2, 5, 9)))]
+        tasks = [_task(rng, number * 10 + part) for part in range(pick(rng, (1, 1, 1, 2, 5, 9)))]
         if len(tasks) > 2 and rng.random() < 0.5:
             tasks = [tasks[0]._replace(task_id=task.task_id, digest=task.digest) for task in tasks]
         events.append(Event(at, "submit", rng.randrange(100), 0.0, tasks))
@@ -174,11 +174,11 @@ def make(seed: int) -> Plan:
             other = [task._replace(digest=b"other") for task in tasks]
             events.append(Event(at + rng.random() * 5, "resubmit", rng.randrange(100), 0.0, other))
         if rng.random() < 0.35:
-            grace = _pick(rng, (0.0, 0.2, 1.0, 10.0, 20.0))
+            grace = pick(rng, (0.0, 0.2, 1.0, 10.0, 20.0))
             events.append(Event(at + rng.random() * 3, "cancel", number, grace, tasks[0].task_id))
         if rng.random() < 0.2:
             events.append(Event(at + rng.random() * 3, "read", number, 0.0, tasks[0].task_id))
-    intensity = _pick(rng, (0.0, 0.3, 0.6, 1.0, 1.5))
+    intensity = pick(rng, (0.0, 0.3, 0.6, 1.0, 1.5))
     for _ in range(int(settings.seconds * intensity)):
         kind = rng.choices(KINDS, WEIGHTS)[0]
         at = rng.random() * settings.seconds
@@ -200,46 +200,46 @@ def _settings(rng: Random) -> Settings:
     count = rng.randrange(12, 26) if many else rng.randrange(1, 7)
     agents = []
     for number in range(count):
-        can = _pick(rng, (TYPES, TYPES, TYPES[:1], TYPES[1:], (*TYPES, "gpu")))
+        can = pick(rng, (TYPES, TYPES, TYPES[:1], TYPES[1:], (*TYPES, "gpu")))
         agents.append(
             AgentPlan(
-                _pick(rng, namespaces),
+                pick(rng, namespaces),
                 f"a{number}",
-                _pick(rng, (1, 1, 2, 2, 3, 5)) if rng.random() < 0.96 else 0,
+                pick(rng, (1, 1, 2, 2, 3, 5)) if rng.random() < 0.96 else 0,
                 frozenset(can),
                 rng.random() < 0.25,
-                _pick(rng, (0, 0, 0, 2_000, 6_000)),
+                pick(rng, (0, 0, 0, 2_000, 6_000)),
             )
         )
     rules = SessionRules(
-        hold_min_ms=_pick(rng, (10_000, 4_000, 1_000)),
-        hold_per_session_ms=_pick(rng, (2, 2, 700)),
-        lost_after_ms=_pick(rng, (750, 300)),
+        hold_min_ms=pick(rng, (10_000, 4_000, 1_000)),
+        hold_per_session_ms=pick(rng, (2, 2, 700)),
+        lost_after_ms=pick(rng, (750, 300)),
     )
     bounds = Bounds(
-        mass_break=_pick(rng, (MASS_BREAK_MIN, 1, 3)),
-        mass_expiry=_pick(rng, (MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
-        drains=_pick(rng, (MAX_DRAINS, 1, 2)),
-        kept_draws=_pick(rng, (CHUNK_DRAWS, 2, 3)),
-        ms_per_session=_pick(rng, (MS_PER_SESSION, MS_PER_SESSION, MS_PER_SESSION, 3_000 // max(2, count))),
+        mass_break=pick(rng, (MASS_BREAK_MIN, 1, 3)),
+        mass_expiry=pick(rng, (MASS_EXPIRY_MIN_SESSIONS, 3, 5)),
+        drains=pick(rng, (MAX_DRAINS, 1, 2)),
+        kept_draws=pick(rng, (CHUNK_DRAWS, 2, 3)),
+        ms_per_session=pick(rng, (MS_PER_SESSION, MS_PER_SESSION, MS_PER_SESSION, 3_000 // max(2, count))),
     )
     return Settings(
         namespaces,
         tuple(agents),
         rules,
         bounds,
-        decline_share=_pick(rng, (0.04, 0.04, 0.3)),
-        obedience=_pick(rng, (0.7, 0.3)),
-        latency_s=_pick(rng, (0.0005, 0.005, 0.05)),
-        loss=_pick(rng, (0.0, 0.0, 0.1, 0.3)),
-        disk_s=_pick(rng, (0.002, 0.01, 0.06)),
-        recent_tasks=_pick(rng, (10_000, 10_000, 10_000, 24)),
+        decline_share=pick(rng, (0.04, 0.04, 0.3)),
+        obedience=pick(rng, (0.7, 0.3)),
+        latency_s=pick(rng, (0.0005, 0.005, 0.05)),
+        loss=pick(rng, (0.0, 0.0, 0.1, 0.3)),
+        disk_s=pick(rng, (0.002, 0.01, 0.06)),
+        recent_tasks=pick(rng, (10_000, 10_000, 10_000, 24)),
         seconds=rng.uniform(5.0, 20.0),
     )
 
 
 def _task(rng: Random, number: int) -> TaskPlan:
-    task_type = _pick(rng, TYPES)
+    task_type = pick(rng, TYPES)
     roll = rng.random()
     requirements = None
     if roll < 0.1:
@@ -252,21 +252,21 @@ def _task(rng: Random, number: int) -> TaskPlan:
         no_label = (LabelCondition("zone", LabelOperator.NOT_EXISTS, ()),)
         requirements = Requirements(frozenset((task_type,)), no_label)
     retry = RetryPolicy(
-        max_retries=_pick(rng, (0, 1, 3)),
-        initial_backoff_ms=_pick(rng, (50, 300, 1_000)),
-        multiplier=_pick(rng, (1.0, 2.0)),
-        max_backoff_ms=_pick(rng, (1_000, 60_000)),
+        max_retries=pick(rng, (0, 1, 3)),
+        initial_backoff_ms=pick(rng, (50, 300, 1_000)),
+        multiplier=pick(rng, (1.0, 2.0)),
+        max_backoff_ms=pick(rng, (1_000, 60_000)),
     )
     return TaskPlan(
         f"t{number}",
         task_type,
         b"d%d" % number,
         requirements,
-        _pick(rng, (DEFAULT_PRIORITY, DEFAULT_PRIORITY, rng.randrange(10))),
-        _pick(rng, (Strategy.LEAST_LOADED, Strategy.ROUND_ROBIN)),
-        timeout_ms=_pick(rng, (0, 0, 0, rng.randrange(100, 8_000))),
-        queue_timeout_ms=_pick(rng, (0, 0, 0, rng.randrange(100, 5_000))),
-        execution_timeout_ms=_pick(rng, (0, 0, rng.randrange(100, 2_000))),
+        pick(rng, (DEFAULT_PRIORITY, DEFAULT_PRIORITY, rng.randrange(10))),
+        pick(rng, (Strategy.LEAST_LOADED, Strategy.ROUND_ROBIN)),
+        timeout_ms=pick(rng, (0, 0, 0, rng.randrange(100, 8_000))),
+        queue_timeout_ms=pick(rng, (0, 0, 0, rng.randrange(100, 5_000))),
+        execution_timeout_ms=pick(rng, (0, 0, rng.randrange(100, 2_000))),
         retry=retry,
-        max_losses=_pick(rng, (1, 2, 5)),
+        max_losses=pick(rng, (1, 2, 5)),
     )

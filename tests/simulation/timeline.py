@@ -46,7 +46,8 @@ class Timeline:
         """Let the next thing happen."""
         if self._next == len(self._present):
             self.now = heappop(self._times)
-            self._present = self._later.pop(self.now)
+            self._present = self._later[self.now]
+            del self._later[self.now]
             self._next = 0
         call, arguments = self._present[self._next]
         self._next += 1
