@@ -151,6 +151,9 @@ SEEDS     ?= 1000
 FIRST     ?= 1
 PROCESSES ?= 1
 
+# Another Python of the same version: one that was built with its profile takes less (SIM_PYTHON=/usr/bin/python3.11).
+SIM_PYTHON ?= $(CURDIR)/$(BIN)/python
+
 # For long runs: a copy of what lives in a world, compiled. What it finds is replayed without it.
 COMPILED_SIM  := build/compiled-sim
 # Nothing replaces a function of the copy from outside, and it runs where it is made.
@@ -161,7 +164,7 @@ SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simu
 
 .PHONY: sim
 sim: $(DEV) $(if $(COMPILED),$(COMPILED_SIM)/made) ## Simulate SEEDS=n worlds of faults (COMPILED=1: in a compiled copy), or replay and shrink one: SEED=k
-	@$(if $(COMPILED),cd $(COMPILED_SIM) &&) $(CURDIR)/$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES) --keep $(CURDIR)/build/sim)
+	@$(if $(COMPILED),cd $(COMPILED_SIM) &&) PYTHONPATH=.:$(wildcard $(CURDIR)/$(VENV)/lib/python3*/site-packages) $(SIM_PYTHON) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES) --keep $(CURDIR)/build/sim)
 
 $(COMPILED_SIM)/made: $(DEV) $(SIM_SOURCES)
 	@rm -rf $(@D) && mkdir -p $(@D) && cp --parents $(SIM_SOURCES) $(@D)
