@@ -156,8 +156,9 @@ SIM_PYTHON ?= $(CURDIR)/$(BIN)/python
 
 # For long runs: a copy of what lives in a world, compiled. What it finds is replayed without it.
 COMPILED_SIM  := build/compiled-sim
-# Nothing replaces a function of the copy from outside, and it runs where it is made.
-SIM_CFLAGS    := -fno-semantic-interposition -fno-plt -march=native
+# Nothing replaces a function of the copy from outside. Not for this machine alone: a product and a sum in one instruction are
+# rounded once, and the worlds would no longer be those of the sources.
+SIM_CFLAGS    := -fno-semantic-interposition -fno-plt -ffp-contract=off
 SIM_SOURCES    = $(shell git ls-files agentmesh meshd tests/simulation tests/__init__.py)
 SIM_COMPILED   = $(filter-out %/__init__.py %/__main__.py $(addprefix tests/simulation/,history.py mutants.py progress.py test_%.py violation.py), \
                    $(filter agentmesh/session.py $(addprefix meshd/,domain/%.py store/rows.py engine/restore.py wire/codec/frames.py) tests/simulation/%.py,$(SIM_SOURCES)))
