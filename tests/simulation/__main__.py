@@ -16,7 +16,7 @@ from tests.simulation.violation import Violation
 from tests.simulation.world import World
 
 CHUNK = 20
-CHUNKS_PER_PROCESS = 10
+CHUNKS_PER_PROCESS = 25
 """After so many a process ends and another takes its place: to end is cheaper than to collect what worlds leave behind."""
 PROGRESS_SEEDS = 10_000
 """How often a long run says how far it is; a longer one keeps that as well."""
