@@ -48,6 +48,7 @@ from meshd.engine.submission import Submission
 from meshd.ops import event_loop, garbage, logging, process, sd_notify, task_log, tls, tracing
 from meshd.ops.http_port import HttpPort
 from meshd.ops.metrics import Metrics
+from meshd.ops.other_threads import OtherThreads
 from meshd.ops.pages import pages
 from meshd.ops.readiness import Readiness
 from meshd.ports.store import Restored, StorageError
@@ -160,6 +161,7 @@ async def _serve(
                 garbage.search_young_forever(),
                 garbage.collect_all_forever(),
                 parts.admission.look_forever(parts.open_calls),
+                OtherThreads().look_forever(),
             )
         ]
         for task in aside:
