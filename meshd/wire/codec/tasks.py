@@ -28,7 +28,7 @@ from meshd.domain.values import (
     requirements_for,
 )
 from meshd.wire import validate
-from meshd.wire.codec.values import duration, enum, timestamp
+from meshd.wire.codec.values import duration, enum, timestamp, write_timestamp
 
 MAX_REQUIRED = 32
 MAX_CONDITIONS = 16
@@ -231,55 +231,56 @@ def _payload_metadata(payload: payload_pb2.Payload) -> None:
 
 def task_to(task: Task, payload: bytes = b"", output: bytes = b"") -> task_pb2.Task:
     """Return the message of a task; ``payload`` and ``output`` are encoded, empty: left out."""
-    spec = task.spec
-    message = task_pb2.Task(
-        namespace=task.namespace,
-        spec=spec_to(spec, payload),
-        state=int(task.state),  # type: ignore[arg-type]
-        outcome_reason=int(task.outcome),  # type: ignore[arg-type]
-        generation=task.generation,
-        failure_count=task.failures,
-        loss_count=task.losses,
-        submit_time=timestamp(task.submit_ms),
-        submitter=task.submitter,
-    )
+    message = task_pb2.Task()
+    write_task(message, task, payload, output)
+    return message
+
+
+def write_task(message: task_pb2.Task, task: Task, payload: bytes = b"", output: bytes = b"") -> None:
+    """Write a task into its empty message, which may be part of another: that spares a copy, and each takes microseconds."""
+    message.namespace = task.namespace
+    _write_spec(message.spec, task.spec, payload)
+    message.state = int(task.state)  # type: ignore[assignment]
+    message.outcome_reason = int(task.outcome)  # type: ignore[assignment]
+    message.generation = task.generation
+    message.failure_count = task.failures
+    message.loss_count = task.losses
+    write_timestamp(message.submit_time, task.submit_ms)
+    message.submitter = task.submitter
     if task.state is TaskState.WAITING:
         message.wait_reasons.append(task_pb2.WAIT_REASON_RETRY)
-        message.next_attempt_time.CopyFrom(timestamp(task.next_attempt_ms))
+        write_timestamp(message.next_attempt_time, task.next_attempt_ms)
     if task.attempt:
         attempt = message.attempt
         attempt.number = task.attempt
         attempt.agent_id = task.agent_id
         attempt.state = int(task.attempt_state)  # type: ignore[assignment]
         attempt.fence_number = task.fence_number
-        attempt.assign_time.CopyFrom(timestamp(task.assign_ms))
+        write_timestamp(attempt.assign_time, task.assign_ms)
         if task.attempt_state >= AttemptState.SUCCEEDED and task.end_ms:
-            attempt.end_time.CopyFrom(timestamp(task.end_ms))
+            write_timestamp(attempt.end_time, task.end_ms)
     if output:
         message.output.ParseFromString(output)
     if task.failure is not None and task.outcome is not OutcomeReason.COMPLETED:
         message.failure.CopyFrom(failure_to(task.failure))
     if task.end_ms:
-        message.end_time.CopyFrom(timestamp(task.end_ms))
+        write_timestamp(message.end_time, task.end_ms)
     if task.cancel_ms:
-        message.cancel_request_time.CopyFrom(timestamp(task.cancel_ms))
+        write_timestamp(message.cancel_request_time, task.cancel_ms)
     if task.progress is not None and not task.terminal:
         message.progress.CopyFrom(progress_to(*task.progress))
-    return message
 
 
-def spec_to(spec: TaskSpec, payload: bytes) -> task_pb2.TaskSpec:
-    """Return the message of what a caller asked for."""
-    message = task_pb2.TaskSpec(
-        task_id=spec.task_id,
-        task_type=spec.task_type,
-        priority=spec.priority,
-        strategy=int(spec.strategy),  # type: ignore[arg-type]
-        context_id=spec.context_id,
-        parent_task_id=spec.parent_task_id,
-        traceparent=spec.traceparent,
-        labels=spec.labels or {},
-    )
+def _write_spec(message: task_pb2.TaskSpec, spec: TaskSpec, payload: bytes) -> None:
+    message.task_id = spec.task_id
+    message.task_type = spec.task_type
+    message.priority = spec.priority
+    message.strategy = int(spec.strategy)  # type: ignore[assignment]
+    message.context_id = spec.context_id
+    message.parent_task_id = spec.parent_task_id
+    message.traceparent = spec.traceparent
+    if spec.labels:
+        message.labels.update(spec.labels)
     if payload:
         message.payload.ParseFromString(payload)
     if not spec.default_requirements:
@@ -309,7 +310,6 @@ def spec_to(spec: TaskSpec, payload: bytes) -> task_pb2.TaskSpec:
         )
     if spec.max_losses != DEFAULT_MAX_LOSSES:
         message.max_losses = spec.max_losses
-    return message
 
 
 def label_condition_to(condition: LabelCondition) -> requirements_pb2.LabelCondition:

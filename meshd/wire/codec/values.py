@@ -18,6 +18,12 @@ def timestamp(wall_ms: int) -> Timestamp:
     return Timestamp(seconds=wall_ms // 1000, nanos=wall_ms % 1000 * 1_000_000)
 
 
+def write_timestamp(message: Timestamp, wall_ms: int) -> None:
+    """Write wall-clock milliseconds into a timestamp that is part of another message."""
+    message.seconds = wall_ms // 1000
+    message.nanos = wall_ms % 1000 * 1_000_000
+
+
 def duration(milliseconds: int) -> Duration:
     """Return a duration of milliseconds."""
     return Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -57,7 +57,9 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         if isinstance(result, Refusal):
             raise result
         task = result.task or await self._mesh.find_task(ns, result.task_id)
-        return pb.SubmitTaskResponse(task=codec.task_to(task), existed=result.existed)
+        response = pb.SubmitTaskResponse(existed=result.existed)
+        codec.write_task(response.task, task)
+        return response
 
     async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: Any) -> pb.SubmitTasksResponse:
         """Take many tasks, with a result for each."""
