@@ -13,7 +13,7 @@ from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -57,65 +57,74 @@ class _Namespaces:
         return label
 
 
-class _Counts:
-    """A counter whose children are found by one look into a dict."""
-
-    __slots__ = ("_children", "_counter")
+class _Counts(Collector):
+    """A counter that is a dict: prometheus_client's own takes a lock and six calls for each addition."""
 
     def __init__(self, registry: CollectorRegistry, metric: catalogue.Metric) -> None:
-        self._counter = Counter(metric.name, metric.text, metric.labels, registry=registry)
-        self._children: dict[tuple[str, ...], Counter] = {}
+        self._metric = metric
+        self._counts: dict[tuple[str, ...], float] = {}
+        registry.register(self)
 
     def add(self, count: float, *values: str) -> None:
-        child = self._children.get(values)
-        if child is None:
-            labels = values if len(self._children) < MAX_SERIES else ("other",) * len(values)
-            child = self._counter.labels(*labels)
-            if labels is values:
-                self._children[values] = child
-        child.inc(count)
-
-
-class _StageTimes(Collector):
-    """Histograms of the stages of tasks, fed by whole batches: what arrives is a count per millisecond."""
-
-    def __init__(self) -> None:
-        self._bounds_ms = {stage: [b * 1_000 for b in metric.buckets_s] for stage, metric in STAGES.items()}
-        self._counts: dict[Stage, dict[str, list[int]]] = {stage: {} for stage in STAGES}
-        self._sums_ms: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
-
-    def add(self, stage: Stage, namespace: str, count_by_ms: Mapping[int, int]) -> None:
-        """Add one batch."""
-        bounds_ms = self._bounds_ms[stage]
-        counts = self._counts[stage].get(namespace)
-        if counts is None:
-            counts = [0] * (len(bounds_ms) + 1)
-            self._sums_ms[stage][namespace] = 0
-            self._counts[stage][namespace] = counts
-        sum_ms = 0
-        for ms, count in count_by_ms.items():
-            # The wall clock may have been set back meanwhile.
-            at_least_0_ms = max(0, ms)
-            counts[bisect_left(bounds_ms, at_least_0_ms)] += count
-            sum_ms += at_least_0_ms * count
-        self._sums_ms[stage][namespace] += sum_ms
+        """Add to the series with these label values."""
+        counts = self._counts
+        if values not in counts and len(counts) >= MAX_SERIES:
+            values = ("other",) * len(values)
+        counts[values] = counts.get(values, 0) + count
 
     def describe(self) -> Iterator[Metric]:
         """Name what there will be."""
-        for metric in STAGES.values():
-            yield HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+        yield CounterMetricFamily(self._metric.name, self._metric.text, labels=self._metric.labels)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the histograms; called on the scraping thread."""
-        for stage, metric in STAGES.items():
-            family = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
-            for namespace, counts in list(self._counts[stage].items()):
-                # Copied first: the event loop goes on counting.
-                reached = list(accumulate(list(counts)))
-                bounds = [*map(floatToGoString, metric.buckets_s), "+Inf"]
-                buckets = list(zip(bounds, reached, strict=True))
-                family.add_metric([namespace], buckets, self._sums_ms[stage][namespace] / 1_000)
-            yield family
+        """Yield the counts; called on the scraping thread."""
+        family = CounterMetricFamily(self._metric.name, self._metric.text, labels=self._metric.labels)
+        for values, count in list(self._counts.items()):
+            family.add_metric(values, count)
+        yield family
+
+
+class _Times(Collector):
+    """A histogram with one label, fed by counts per millisecond: whole batches go in at once."""
+
+    def __init__(self, registry: CollectorRegistry, metric: catalogue.Metric) -> None:
+        self._metric = metric
+        self._bounds_ms = [bound * 1_000 for bound in metric.buckets_s]
+        self._counts: dict[str, list[int]] = {}
+        self._sums_ms: dict[str, float] = {}
+        registry.register(self)
+
+    def add(self, label: str, count_by_ms: Mapping[int, int] | Mapping[float, int]) -> None:
+        """Add one batch."""
+        counts = self._counts.get(label)
+        if counts is None:
+            if len(self._counts) >= MAX_SERIES // len(self._bounds_ms):
+                label = "other"
+            counts = self._counts.setdefault(label, [0] * (len(self._bounds_ms) + 1))
+            self._sums_ms.setdefault(label, 0)
+        sum_ms = 0.0
+        for ms, count in count_by_ms.items():
+            # The wall clock may have been set back meanwhile.
+            at_least_0_ms = max(0, ms)
+            counts[bisect_left(self._bounds_ms, at_least_0_ms)] += count
+            sum_ms += at_least_0_ms * count
+        self._sums_ms[label] += sum_ms
+
+    def describe(self) -> Iterator[Metric]:
+        """Name what there will be."""
+        yield HistogramMetricFamily(self._metric.name, self._metric.text, labels=self._metric.labels)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histogram; called on the scraping thread."""
+        metric = self._metric
+        family = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+        bounds = [*map(floatToGoString, metric.buckets_s), "+Inf"]
+        for label, counts in list(self._counts.items()):
+            # Copied first: the event loop goes on counting.
+            reached = list(accumulate(list(counts)))
+            buckets = list(zip(bounds, reached, strict=True))
+            family.add_metric([label], buckets, self._sums_ms.get(label, 0) / 1_000)
+        yield family
 
 
 class Metrics:
@@ -131,12 +140,10 @@ class Metrics:
         self._lost = _Counts(new, catalogue.LOST)
         self._returned = _Counts(new, catalogue.RETURNED)
         self._stale = _Counts(new, catalogue.STALE)
-        self._stages = _StageTimes()
-        new.register(self._stages)
+        self._stages = {stage: _Times(new, metric) for stage, metric in STAGES.items()}
         self._refused = _Counts(new, catalogue.REFUSED)
         self._handled = _Counts(new, catalogue.HANDLED)
-        self._durations = _histogram(new, catalogue.CALL_S)
-        self._duration_of: dict[str, Histogram] = {}
+        self._durations = _Times(new, catalogue.CALL_S)
         self._commits = _histogram(new, catalogue.COMMIT_S)
         self._rows = Counter(catalogue.ROWS.name, catalogue.ROWS.text, registry=new)
         self._stalls = Counter(catalogue.STALLS.name, catalogue.STALLS.text, registry=new)
@@ -187,7 +194,7 @@ class Metrics:
 
     def staged(self, stage: Stage, namespace: str, count_by_ms: Mapping[int, int]) -> None:
         """Tasks of one batch went through a stage."""
-        self._stages.add(stage, self._namespaces.label(namespace), count_by_ms)
+        self._stages[stage].add(self._namespaces.label(namespace), count_by_ms)
 
     def committed(self, rows: int, seconds: float) -> None:
         """A commit became durable."""
@@ -201,13 +208,7 @@ class Metrics:
     def handled(self, method: str, code: str, seconds: float) -> None:
         """A call ended with this gRPC code."""
         self._handled.add(1, method, code)
-        duration = self._duration_of.get(method)
-        if duration is None:
-            known = len(self._duration_of) < MAX_SERIES // len(catalogue.CALL_BUCKETS_S)
-            duration = self._durations.labels(method if known else "other")
-            if known:
-                self._duration_of[method] = duration
-        duration.observe(seconds)
+        self._durations.add(method, {seconds * 1_000: 1})
 
     def stalled(self, seconds: float) -> None:
         """The daemon itself stood still for so long."""
