@@ -86,16 +86,21 @@ class Fleet:
         if restored:
             hold_ms = max(self.rules.hold_min_ms, self.rules.hold_per_session_ms * restored)
             self._hold_s = hold_ms / 1000
-            self.restart_hold(now_mono)
+            self._hold_from(now_mono)
             self._pace(restored)
 
-    def restart_hold(self, now_mono: float) -> None:
-        """Begin the hold anew, before any of the restored sessions could return."""
+    def restart_hold(self, sessions: Iterable[Session], now_mono: float) -> None:
+        """Begin the hold anew, before any of the sessions could return."""
+        self._hold_from(now_mono)
+        for session in sessions:
+            self.restored(session)
+
+    def _hold_from(self, now_mono: float) -> None:
         self.hold_until_mono = now_mono + self._hold_s
         self._hold_latest_mono = now_mono + 2 * self._hold_s
 
     def restored(self, session: Session) -> None:
-        """Let a restored session's lease end with the hold, or later with that."""
+        """Let a restored session's lease end with the hold."""
         self._awaited.add(session)
         session.ttl_only = True
         session.lease = self.lease_of(session.agent.spec)

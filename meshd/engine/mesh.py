@@ -121,7 +121,7 @@ class Mesh:
     def begin(self) -> None:
         """Count time from now on, as agents can come from now on: a large state takes seconds to build."""
         now = self._clock()
-        self.fleet.restart_hold(now.mono)
+        self.fleet.restart_hold(self.sessions(), now.mono)
         self._last_turn_mono = now.mono
 
     # ---- asking

@@ -72,7 +72,7 @@ class Daemon:
         self.listening = True
         # What the process did before is no stall.
         self._last_turn = self.world.time.now
-        self.fleet.restart_hold(self.world.time.now)
+        self.fleet.restart_hold(self.sessions(), self.world.time.now)
         self.world.oracle.leases.listening(self)
 
     def later(self, due: float, call: Callable[..., None], *arguments: Any) -> None:

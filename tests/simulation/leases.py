@@ -5,6 +5,7 @@ It counts from what it saw arrive, not from the domain's fields; how long the da
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from meshd.domain import commands as c
@@ -315,10 +316,15 @@ class Leases:
         ttl = self.pace.fleet_s()
         before = sum(at - ttl <= when <= at for when, _, _, _ in self._ttl_losses)
         overs = [over for when, _, over, seen in self._ttl_losses if when > at and seen.since <= at]
-        overs += [self._over(session, seen) for session, seen in self._seen.items() if seen.since <= at]
+        # That somebody did not return within the hold is no reason.
+        overs += [
+            inf if seen.restored else self._over(session, seen)
+            for session, seen in self._seen.items()
+            if seen.since <= at
+        ]
         silent = sum(over <= at for over in overs) + sum(over <= at < end for over, end in self._silences)
         # One that was silent may have been replaced since.
-        return 2 * (before + silent + 1) > len(overs) + before
+        return at >= self._listening_since and 2 * (before + silent + 1) > len(overs) + before
 
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""
