@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-INTERVAL_S: Final = 0.25
+INTERVAL_S: Final = 0.1
 BUSY_SHARE: Final = 0.5
 """A loop that uses more of its time than this is busy; the rest may already be what the others take."""
 CALM_SHARE: Final = 0.3
