@@ -71,7 +71,9 @@ def _leave(world: World, agent: Agent, event: Event) -> None:
 
 def _drain(world: World, agent: Agent, event: Event) -> None:
     agent.drain(event.amount * 5.0)
-    if event.detail % 3 == 0 and agent.link is not None:
+    if event.detail % 3 == 1:
+        _heartbeat_only(world, agent, event)
+    elif event.detail % 3 == 0 and agent.link is not None:
         # It comes back before the end of this stream is seen, and says that it has all of its slots.
         agent.link.cut(0.6, 0.0)
 
@@ -197,8 +199,15 @@ def _freeze_daemon(world: World, event: Event) -> None:
     if daemon is None or daemon.frozen_until > now:
         return
     seconds = event.amount**2 * 9.0
-    for agent in world.agents[event.subject % 3 :: 3] if event.detail % 2 else ():
+    for agent in world.agents[event.subject % 3 :: 3] if event.detail % 4 == 1 else ():
         world.time.after(seconds + 0.1 + event.amount * 5.0, _cut, agent)
+    # Of one that dies within its own TTL after a stall the connection says nothing.
+    owners = [agent for agent in world.agents if agent.spec_fields[3] and not agent.gone]
+    if owners and event.detail % 4 >= 2:
+        agent = owners[event.subject % len(owners)]
+        after_s = seconds + agent.spec_fields[3] / 1000 * (0.5 + event.subject / 220)
+        world.time.after(after_s, agent.die)
+        world.time.after(after_s + 6.0 * event.amount, world.respawn, agent)
     daemon.frozen_until = now + seconds
     world.daemon_freezes.append((now + seconds, seconds))
     if seconds > 2.0:

@@ -123,7 +123,7 @@ FAULTS: Final = (
     ("die", 8),
     ("twin", 3),
     ("leave", 4),
-    ("drain", 3),
+    ("drain", 6),
     ("heartbeat_only", 3),
     ("impostor", 4),
     ("revoke", 2),

@@ -64,8 +64,7 @@ def _serve(
         if task is None or (until is not None and _order(task) > until):
             break
         if (
-            kept is None
-            or draws >= CHUNK_DRAWS
+            draws >= CHUNK_DRAWS
             or kept not in pool.available
             or has_preferences(task)
             or declines(task, kept, now.mono)
