@@ -32,7 +32,7 @@ class OtherThreads:
 
     async def look_forever(self) -> None:
         """Look how busy the loop is, until cancelled. Does nothing where an operator chose another way to run meshd."""
-        if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        if not _ordinary():
             return
         looked_mono, used_s = time.monotonic(), time.thread_time()
         while True:
@@ -51,9 +51,16 @@ class OtherThreads:
             _schedule_others(os.SCHED_OTHER)
 
 
+def _ordinary() -> bool:
+    with contextlib.suppress(OSError):
+        return sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER
+    return False
+
+
 def _schedule_others(policy: int) -> None:
-    for thread in Path("/proc/self/task").iterdir():
-        thread_id = int(thread.name)
-        if thread_id != threading.get_native_id():
-            with contextlib.suppress(OSError):  # It may have ended, or a sandbox does not allow this.
-                os.sched_setscheduler(thread_id, policy, os.sched_param(0))
+    # A thread may have ended, and a sandbox may not allow this: it is no promise, only faster.
+    with contextlib.suppress(OSError):
+        for thread in Path("/proc/self/task").iterdir():
+            if thread.name != str(threading.get_native_id()):
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -39,6 +40,18 @@ def test_a_busy_loop_is_not_interrupted(other: int) -> None:
     assert os.sched_getscheduler(other) == os.SCHED_BATCH
     threads.look(0.1)
     assert os.sched_getscheduler(other) == os.SCHED_OTHER
+
+
+def test_a_sandbox_that_forbids_it_changes_nothing_else(monkeypatch: pytest.MonkeyPatch, other: int) -> None:
+    def forbidden(*_arguments: object) -> None:
+        raise PermissionError
+
+    threads = OtherThreads()
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    threads.look(0.9)
+    assert os.sched_getscheduler(other) == os.SCHED_OTHER
+    monkeypatch.setattr(os, "sched_getscheduler", forbidden)
+    asyncio.run(asyncio.wait_for(threads.look_forever(), 5))  # It ends.
 
 
 def test_a_thread_that_comes_later_stands_back_too() -> None:
