@@ -130,9 +130,9 @@ class Agent:
         self.gone = True
         self._hang_up()
 
-    def drain(self, seconds: float) -> None:
-        """Take nothing new for a while."""
-        self.machine._send(pb.AgentFrame(slots=pb.Slots(slots=0)))
+    def drain(self, seconds: float, slots: int) -> None:
+        """Take nothing new for a while, or less."""
+        self.machine._send(pb.AgentFrame(slots=pb.Slots(slots=slots)))
         self._flush()
         self.later(seconds, self._undrain)
 

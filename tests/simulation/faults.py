@@ -29,9 +29,9 @@ def _flap(world: World, agent: Agent, event: Event) -> None:
         world.time.after(number * (0.1 + 0.5 * event.amount), _cut, agent)
 
 
-def _cut(agent: Agent) -> None:
+def _cut(agent: Agent, seen_after_s: float = 0.0) -> None:
     if agent.link is not None:
-        agent.link.cut(0.0, 0.0)
+        agent.link.cut(seen_after_s, 0.0)
 
 
 def _block(world: World, agent: Agent, event: Event) -> None:
@@ -70,12 +70,12 @@ def _leave(world: World, agent: Agent, event: Event) -> None:
 
 
 def _drain(world: World, agent: Agent, event: Event) -> None:
-    agent.drain(event.amount * 5.0)
+    agent.drain(event.amount * 5.0, agent.slots // 2 if event.detail % 3 == 0 else 0)
     if event.detail % 3 == 1:
         _heartbeat_only(world, agent, event)
-    elif event.detail % 3 == 0 and agent.link is not None:
+    elif event.detail % 3 == 0:
         # It comes back before the end of this stream is seen, and says that it has all of its slots.
-        agent.link.cut(0.6, 0.0)
+        world.time.after(0.2 + event.amount, _cut, agent, 0.6)
 
 
 def _heartbeat_only(world: World, agent: Agent, event: Event) -> None:
