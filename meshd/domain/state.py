@@ -125,10 +125,13 @@ class Namespace:
                     self.accept_due.append((due, session, stream, fences))
                 return
 
-    def postpone_accepts(self, seconds: float) -> None:
-        """Give every awaited Accept more time, because the daemon itself stood still."""
+    def postpone_accepts(self, seconds: float, now_mono: float) -> None:
+        """Give every awaited Accept more time, because the daemon itself stood still until now."""
+        # What left after the pause and before it was noticed has all of its time, and must not hold up what leaves later.
+        latest = now_mono + self.rules.accept_timeout_ms / 1000
         self.accept_due = deque(
-            (due + seconds, session, stream, fences) for due, session, stream, fences in self.accept_due
+            (min(due + seconds, latest), session, stream, fences)
+            for due, session, stream, fences in self.accept_due
         )
 
     def next_due(self) -> float:

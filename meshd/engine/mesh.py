@@ -256,7 +256,7 @@ class Mesh:
         if stall_s:
             self.fleet.stalled(stall_s, self.sessions(), now.mono)
             for ns in self.namespaces.values():
-                ns.postpone_accepts(stall_s)
+                ns.postpone_accepts(stall_s, now.mono)
             self.observer.stalled(stall_s)
             log.warning("meshd stood still; every lease is extended", seconds=round(stall_s, 3))
         return now

@@ -108,7 +108,7 @@ class Daemon:
         if stall_s:
             self.fleet.stalled(stall_s, self.sessions(), now.mono)
             for ns in self.namespaces.values():
-                ns.postpone_accepts(stall_s)
+                ns.postpone_accepts(stall_s, now.mono)
         return now
 
     def sessions(self) -> list[Session]:

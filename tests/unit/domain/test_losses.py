@@ -45,7 +45,7 @@ def test_a_stall_of_the_daemon_costs_nobody_a_lease() -> None:
     world.submit("t1")
     world.mono += 6.0
     world.fleet.stalled(6.0, world.ns.sessions.values(), world.mono)
-    world.ns.postpone_accepts(6.0)
+    world.ns.postpone_accepts(6.0, world.mono)
     world.sweep()
     assert session.held
     world.break_stream(session)  # the other side hung up while the daemon stood
@@ -53,6 +53,20 @@ def test_a_stall_of_the_daemon_costs_nobody_a_lease() -> None:
     assert session.session_id in world.ns.sessions
     world.open(session, [c.Held(fence(stream), f.HeldPhase.RUNNING)])
     assert world.task("t1").attempt == 1
+
+
+def test_what_leaves_after_a_stall_that_is_not_noticed_yet_gets_no_more_than_its_time_to_accept() -> None:
+    world = World()
+    session, _ = world.agent("a")
+    world.mono += 6.0
+    world.submit("t1")
+    world.ns.postpone_accepts(6.0, world.mono)
+    world.send(session, f.Beat(1))
+    world.wait(0.9)
+    assert session.held
+    world.wait(0.2)
+    assert not session.held
+    assert session.deaf
 
 
 def test_the_mesh_suspects_itself_when_most_leases_end_together() -> None:
