@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def _break(world: World, agent: Agent, event: Event) -> None:
-    if agent.link is not None:
+    if agent.link is None:
+        return
+    if event.detail % 4 == 0:
+        # The daemon goes on for a while, and what it says is lost.
+        agent.link.cut(0.2 + event.amount, event.amount)
+    else:
         agent.link.cut(event.amount * 0.05, (event.detail % 7) * event.amount * 0.3)
 
 
