@@ -174,7 +174,7 @@ $(COMPILED_SIM)/made: $(DEV) $(SIM_SOURCES)
 	@touch $@
 
 MUTANTS      ?= 0
-MUTANT_SEEDS ?= 300
+MUTANT_SEEDS ?= 500
 
 .PHONY: sim-mutants
 sim-mutants: $(DEV) ## Break the domain's guards one by one: the simulator must notice; MUTANTS=n takes a sample
