@@ -352,7 +352,9 @@ def _ended_aside(storage_failed: Callable[[StorageError], None], task: asyncio.T
         storage_failed(
             error
             if isinstance(error, StorageError)
-            else StorageError(f"reading or deleting old tasks failed: {error!r}")
+            else StorageError(
+                f"work beside the calls failed: {error!r}; report it with this log, and start meshd again"
+            )
         )
 
 

@@ -38,14 +38,19 @@ def test_a_clock_that_was_set_back_makes_no_retry_wait_longer() -> None:
     assert task.state is TaskState.QUEUED
 
 
-def test_the_hold_counts_from_when_agents_can_return() -> None:
+def restarted() -> tuple[Fleet, Session, float]:
+    """A fleet built at 100.0 s of one restored session, and the length of its hold."""
     agent = Agent("one", AgentSpec("a", AgentType.WORKER), 0, Health.HEALTHY, 0, "")
     session = agent.session = Session("s1", agent, b"", b"", 1, 0)
     restored = Restored([NamespaceInfo("one", "", 0, 2)], [agent], [], 2, [], [], [], [], [], {})
     rules = SessionRules()
     fleet = Fleet(rules)
-    hold_s = rules.hold_min_ms / 1000
     build(restored, rules, fleet, Counter(2), Random(1), Now(100.0, 1_000))
+    return fleet, session, rules.hold_min_ms / 1000
+
+
+def test_the_hold_counts_from_when_agents_can_return() -> None:
+    fleet, session, hold_s = restarted()
     # A large state took longer than the hold to build.
     listening_mono = 100.0 + hold_s + 1.0
     fleet.restart_hold([session], listening_mono)
@@ -54,13 +59,7 @@ def test_the_hold_counts_from_when_agents_can_return() -> None:
 
 
 def test_a_stall_and_a_sweep_before_the_mesh_listens_take_nothing_of_the_hold() -> None:
-    agent = Agent("one", AgentSpec("a", AgentType.WORKER), 0, Health.HEALTHY, 0, "")
-    session = agent.session = Session("s1", agent, b"", b"", 1, 0)
-    restored = Restored([NamespaceInfo("one", "", 0, 2)], [agent], [], 2, [], [], [], [], [], {})
-    rules = SessionRules()
-    fleet = Fleet(rules)
-    hold_s = rules.hold_min_ms / 1000
-    build(restored, rules, fleet, Counter(2), Random(1), Now(100.0, 1_000))
+    fleet, session, hold_s = restarted()
     fleet.stalled(hold_s, [session], 100.0 + hold_s)
     assert not fleet.expired([session], 1, 100.0 + hold_s)
     listening_mono = 101.0 + hold_s

@@ -55,6 +55,17 @@ from meshd.__main__ import main
 sys.exit(main())
 """
 
+ENDS_BY_A_LOOK_AT_THREADS = """
+import os, signal, sys
+from meshd.ops.other_threads import OtherThreads
+def look(self, busy_share):
+    OtherThreads.look = lambda self, busy_share: None
+    os.kill(os.getpid(), signal.SIGTERM)
+OtherThreads.look = look
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
 
 class Meshd:
     """A meshd on free ports, with everything it logged."""
@@ -149,6 +160,13 @@ def test_a_slow_start_is_no_stall(tmp_path: Path) -> None:
         meshd.process.send_signal(signal.SIGTERM)
         _, log = meshd.end(5)
         assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has batch threads")
+def test_it_looks_whether_other_threads_must_stand_back(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", ENDS_BY_A_LOOK_AT_THREADS)):
+        code, _ = meshd.end(10)
+        assert code == 0
 
 
 def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(
