@@ -900,6 +900,7 @@ class Ack(message.Message):
 class LeaseAck(message.Message):
     """The lease is extended. It may change the pace of beats, because the fleet grew or shrank. The agent goes by the new
     pace at once and names the new TTL in its next beat. A longer TTL is in force already; a shorter one is from that beat on.
+    Until then no other change is told.
     """
 
     DESCRIPTOR: descriptor.Descriptor

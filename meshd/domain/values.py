@@ -308,6 +308,8 @@ class Session:
     """In force: never less than the agent goes by."""
     told: Lease = UNTOLD
     """What the agent was told last; in force once it says that it goes by it, or at once what is longer."""
+    unconfirmed: bool = False
+    """It has not said so yet. Nothing else is told until it does, or its words could mean what it was told before."""
     stream: object | None = None
     """The one liveness stream; an opaque handle of the engine."""
     stream_seq: int = 0

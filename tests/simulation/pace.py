@@ -1,7 +1,8 @@
 """The oracle's account of leases: what every agent was told, by what it may go, and whether the pace fits the fleet.
 
 An agent goes by what it was told last from the moment it hears that, which the mesh learns from its next beat; until
-then it may go by any of what it was told before, so its lease must be the longest of those.
+then it may go by what it was told before, so its lease must be the longer of the two, and it may be told nothing else: what
+it says of the one could be taken for the other.
 """
 
 from __future__ import annotations
@@ -95,15 +96,20 @@ class Pace:
                 told.may_keep = [told.last]
 
     def _check_told(self, session: Session, acked: bool, news: Lease | None, mono: float) -> None:
-        """Whoever speaks learns often enough that it counts, and at once that its lease changes."""
+        """Whoever speaks learns often enough that it counts, and at once that its lease changes, one change at a time."""
         told = self._told[session]
         if acked:
             told.acked = mono
+        confirmed = len(told.may_go_by) == 1
         if news is not None:
+            if not confirmed:
+                name = session.agent.spec.agent_id
+                raise Violation(f"{name} is told {news} before it goes by one of {told.may_go_by}")
             told.last = news
             told.may_go_by.append(news)
             told.may_keep.append(news)
-        self._judge(session, told.last)
+        if confirmed:
+            self._judge(session, told.last)
         if not self.ttl_s(session) <= session.lease.ttl_ms / 1000 <= self.longest_s(session):
             raise Violation(
                 f"{session.agent.spec.agent_id} goes by {told.may_go_by}, judged by {session.lease}"

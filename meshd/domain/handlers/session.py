@@ -131,6 +131,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     keep, drop, missing = _reconcile(ns, session, command, now, out)
     spec = session.agent.spec
     session.lease = session.told = ns.fleet.lease_of(spec)
+    session.unconfirmed = False
     out.sends.append(
         (
             session.stream,
@@ -207,6 +208,7 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
             session.beat_seq = frame.seq  # type: ignore[union-attr]
             if frame.ttl_ms == session.told.ttl_ms:  # type: ignore[union-attr]
                 session.lease = session.told
+                session.unconfirmed = False
         elif kind is f.Slots:
             _set_slots(ns, session, min(frame.slots, MAX_SLOTS), now, out)  # type: ignore[union-attr]
         elif kind is f.Bye:
@@ -219,14 +221,16 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
 
 
 def _extend_lease(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
-    """Tell an agent that its lease is extended, when that is due, and at once when its pace changes."""
+    """Tell an agent that its lease is extended, when that is due, and when its pace changes, one change at a time."""
     lease = ns.fleet.lease_of(session.agent.spec)
-    changes = lease != session.told
+    changes = lease != session.told and not session.unconfirmed
     # Well within TTL/3, so that the agent can tell a dead connection from a quiet one.
     if changes or now.mono - session.lease_ack_mono >= session.told.ttl_ms / 4000:
         session.lease_ack_mono = now.mono
-        session.told = lease
-        session.lease = longer(session.lease, lease)
+        if changes:
+            session.told = lease
+            session.lease = longer(session.lease, lease)
+            session.unconfirmed = True
         out.urgent.append((session.stream, f.LeaseAck(session.beat_seq, lease if changes else None)))
 
 

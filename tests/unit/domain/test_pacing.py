@@ -22,12 +22,13 @@ def grow(world: World, sessions: int) -> None:
 
 
 def in_large_fleet(world: World) -> tuple[Session, FakeStream, Lease]:
-    """Return an agent that was told the pace of 10,000 agents while there were so many; then it is alone again."""
+    """Return an agent that goes by the pace of 10,000 agents, told while there were so many; then it is alone again."""
     session, stream = world.agent("a")
     grow(world, 10_000)
     world.send(session, f.Beat(1))
     (ack,) = stream.of(f.LeaseAck)
     assert ack.lease == world.fleet.lease
+    world.send(session, f.Beat(2, ack.lease.ttl_ms))
     world.wait(0.5)
     assert world.fleet.lease == BASE
     return session, stream, ack.lease
@@ -88,6 +89,23 @@ def test_naming_another_ttl_than_the_one_told_changes_nothing() -> None:
     world.send(session, f.Beat(2))
     world.send(session, f.Beat(3, 1))
     assert session.lease == long
+
+
+def test_what_an_agent_says_of_an_older_pace_is_not_taken_for_the_newest_of_the_same_ttl() -> None:
+    world = World()
+    session, stream = world.agent("a")
+    # The network is slow: while the agent has not said a word of the first pace, the fleet shrinks and grows again.
+    for sessions in (10_000, 0, 10_000):
+        grow(world, sessions)
+        world.send(session, f.Beat(1))
+    (ack,) = stream.of(f.LeaseAck)
+    long = ack.lease
+    assert long is not None, "only the first was told: the next change waits until the agent goes by it"
+    grow(world, 0)
+    world.send(session, f.Beat(2, long.ttl_ms))
+    assert (stream.of(f.LeaseAck)[-1].lease, session.lease) == (BASE, long), "told as soon as it may be"
+    world.send(session, f.Beat(3, BASE.ttl_ms))
+    assert session.lease == BASE
 
 
 def test_the_minimal_profile_goes_by_its_opened() -> None:
