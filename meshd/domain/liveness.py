@@ -65,14 +65,13 @@ class Fleet:
         self.rules = rules
         self.lease = Lease(rules.beat_interval_ms, rules.lease_ttl_ms)
         """Of agents without settings of their own that are told one now."""
-        self.connected = 0
-        """Sessions with an open stream."""
         self.hold_until_mono = 0.0
         self._hold_s = 0.0
         self._hold_latest_mono = 0.0
         self._awaited: set[Session] = set()
         """Restored sessions that have not come back; the hold is theirs."""
         self._sessions = 0
+        """How many there were at the last sweep."""
         self._breaks: deque[float] = deque()
         self._stall_end_mono = float("-inf")
         self._expiries: deque[float] = deque()
@@ -117,7 +116,6 @@ class Fleet:
 
     def opened(self, session: Session, now_mono: float) -> None:
         """Note that a session's stream opened."""
-        self.connected += 1
         if session in self._awaited:
             self._awaited.remove(session)
             if now_mono < self.hold_until_mono:
@@ -126,7 +124,6 @@ class Fleet:
 
     def broke(self, session: Session, now_mono: float) -> None:
         """Note that a session's connection ended without Bye."""
-        self.connected -= 1
         session.broken_mono = now_mono
         own_ttl_ms = session.agent.spec.lease_ttl_ms
         session.ttl_only = now_mono < self._stall_end_mono + (own_ttl_ms or self.rules.lease_ttl_ms) / 1000
@@ -141,10 +138,6 @@ class Fleet:
         while self._breaks[0] < oldest_mono:
             self._breaks.popleft()
 
-    def left(self) -> None:
-        """Note that a session's stream ended in good order."""
-        self.connected -= 1
-
     def broken_for_good(self, session: Session, now_mono: float) -> bool:
         """Return whether a session whose connection ended ``lost_after`` ago is lost by that alone."""
         # While the mesh suspects itself, agents that heard nothing from it hang up: that is no sign of their death.
@@ -153,8 +146,7 @@ class Fleet:
         # Not in a copy: after the reload of a proxy each of all sessions is asked about.
         low = bisect_left(self._breaks, session.broken_mono - BREAK_WINDOW_S)
         high = bisect_right(self._breaks, session.broken_mono + BREAK_WINDOW_S)
-        total = self.connected + len(self._breaks)
-        if high - low > max(MASS_BREAK_MIN, MASS_BREAK_SHARE * total):
+        if high - low > max(MASS_BREAK_MIN, MASS_BREAK_SHARE * self._sessions):
             session.ttl_only = True
             return False
         return True

@@ -73,7 +73,9 @@ class Leases:
         self._other_losses: list[tuple[float, Session]] = []
         """When which sessions were lost by anything but their lease."""
         self._silences: list[tuple[float, float]] = []
-        """When leases were over of sessions that were heard again, and when that was."""
+        """When leases were over of sessions that were heard again or replaced, and when that was."""
+        self._overs: dict[Session, float] = {}
+        """When the leases of those who may be heard in a turn were over, by what they went by before it."""
         self._listening_since = 0.0
         self._hold_until = 0.0
         self._hold_latest = 0.0
@@ -113,6 +115,7 @@ class Leases:
 
     def heard(self, ns: Namespace, batch: list[c.Command], out: Effects, now: Now) -> set[Session]:
         """Note signs of life; return of whom."""
+        self._note_overs(ns, batch, now.mono)
         self.pace.after(ns, batch, out, now.mono)
         said: set[Session] = set()
         for command in batch:
@@ -132,7 +135,9 @@ class Leases:
                 if self._before[session].held and ("lost", cause) not in out.counts:
                     raise Violation(f"what {name} held is not counted as lost by {cause}")
             self._judge_losses(session, batch, now.mono)
-            self._seen.pop(session, None)
+            seen = self._seen.pop(session, None)
+            if seen is not None and session.agent.health_cause != BY_LEASE:
+                self._note_silence(self._over(session, seen), now.mono)
         for session in turn.sessions:
             before, health = self._before.get(session), session.agent.health
             if before is None or session in said:
@@ -187,12 +192,27 @@ class Leases:
             self._hold_until = max(self._hold_until, min(mono + 1.0, self._hold_latest))
         self._seen[session] = Seen(session, mono, restored=False)
 
+    def _note_overs(self, ns: Namespace, batch: list[c.Command], mono: float) -> None:
+        """Look at those who have been silent for long, before the turn tells them another lease."""
+        self._overs.clear()
+        for command in batch:
+            session: Session | None = None
+            if isinstance(command, c.Frames):
+                session = command.session
+            elif isinstance(command, c.OpenStream):
+                session = ns.sessions.get(command.session_id)
+            seen = None if session is None else self._seen.get(session)
+            if seen is not None and mono - seen.alive >= LATELY_S:
+                self._overs[seen.session] = self._over(seen.session, seen)
+
     def _heard(self, session: Session, seen: Seen, mono: float) -> None:
         """Note a sign of life, and the silence before it when that was long."""
-        over = self._over(session, seen)
-        if mono >= over:
-            self._silences.append((over, mono))
+        self._note_silence(self._overs.pop(session, inf), mono)
         seen.alive = mono
+
+    def _note_silence(self, over: float, until: float) -> None:
+        if until >= over:
+            self._silences.append((over, until))
 
     def _over(self, session: Session, seen: Seen) -> float:
         """Return when a lease is over by what was seen, if the daemon does not stand still."""
@@ -298,15 +318,18 @@ class Leases:
         """More than half at once: the mesh must have suspected itself for one TTL first."""
         ttl = self.world.rules.lease_ttl_ms / 1000
         together = [own for at, own, _, _ in self._ttl_losses if now - at < 0.001]
-        lately = [own for at, own, _, _ in self._ttl_losses if now - at < ttl - SWEEP_S]
-        # Those that go in the same sweep by something else were there too, and are no sign of a stall.
+        # Who had a second TTL is no sign of a stall.
+        lately = [
+            (at, own) for at, own, over, _ in self._ttl_losses if now - at < ttl - SWEEP_S and at - over < ttl
+        ]
+        # Those that go in the same sweep by something else were there too, and are no sign of a stall either.
         others = sum(now - at < 0.001 and session not in self._seen for at, session in self._other_losses)
-        total = len(self._seen) + len(lately) - 1 + others
         there = len(self._seen) + len(together) - 1
+        total = there + others + sum(now - at >= 0.001 for at, _ in lately)
         if there < self.world.plan.settings.bounds.mass_expiry or 2 * len(lately) <= total:
             return
         silences = [now - seen.alive for seen in self._seen.values() if not seen.restored]
-        waited = max(silences, default=ttl) >= min(lately) + ttl - 0.01
+        waited = max(silences, default=ttl) >= min(own for _, own in lately) + ttl - 0.01
         begun = any(self._suspected(now - ttl - early) for early in (SWEEP_S, 0.0, -SWEEP_S))
         if not waited and not begun:
             raise Violation(f"{name} and {len(lately)} of {total} were lost together without a second TTL")
@@ -323,8 +346,7 @@ class Leases:
             if seen.since <= at
         ]
         silent = sum(over <= at for over in overs) + sum(over <= at < end for over, end in self._silences)
-        # One that was silent may have been replaced since.
-        return at >= self._listening_since and 2 * (before + silent + 1) > len(overs) + before
+        return at >= self._listening_since and 2 * (before + silent) > len(overs) + before
 
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""

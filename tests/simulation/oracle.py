@@ -147,8 +147,6 @@ class Oracle:
         if not self._loud_turns % WHOLE_EVERY:
             # What is derived and wrong stays wrong, so a few turns later is soon enough.
             self._invariants(ns)
-            if daemon.fleet.connected != sum(s.stream is not None for s in daemon.sessions()):
-                raise Violation("the number of connected sessions is not what it is")
         self.timing.turned(daemon, ns, now)
         self.placing.after(ns, self._fresh_assignments(ns, out), now.mono)
         for command, held_before in self._keep:

@@ -117,7 +117,6 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
         return
     if session.stream is not None:
         _close(session, f.GoAwayReason.SUPERSEDED, out)
-        ns.fleet.left()
     ns.fleet.opened(session, now.mono)
     session.stream = command.stream
     session.stream_seq = command.stream_seq
@@ -353,7 +352,6 @@ def _end(ns: Namespace, session: Session, reason: f.GoAwayReason | None, out: Ef
     """Take a session out of the namespace; its attempts are the caller's business."""
     ns.pools.remove(session)
     if session.stream is not None:
-        ns.fleet.left()
         _close(session, reason, out)
         session.stream = None
     del ns.sessions[session.session_id]

@@ -20,6 +20,20 @@ def test_a_mass_break_is_judged_by_ttl_alone() -> None:
     assert {t.attempt for t in world.ns.tasks.values()} == {1}
 
 
+def test_who_broke_and_came_back_does_not_count_twice_among_all_sessions() -> None:
+    world = World()
+    agents = [world.agent(f"a{i:03}")[0] for i in range(250)]
+    world.wait(0.25)
+    for session in agents:
+        world.break_stream(session)
+        world.open(session, [])
+    world.wait(1.25)
+    for session in agents[:13]:
+        world.break_stream(session)
+    world.wait(1.0, step=0.05)
+    assert len(world.ns.sessions) == 250, "13 of 250 are more than 5 %"
+
+
 def test_a_lease_ends_after_its_ttl_and_any_frame_extends_it() -> None:
     world = World()
     session, stream = world.agent("a")
