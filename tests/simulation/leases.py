@@ -74,6 +74,8 @@ class Leases:
         """When which sessions were lost by anything but their lease."""
         self._silences: list[tuple[float, float]] = []
         """When leases were over of sessions that were heard again or replaced, and when that was."""
+        self._sweeps: list[float] = []
+        """When the mesh looked at all sessions: only then it begins to suspect itself."""
         self._overs: dict[Session, float] = {}
         """When the leases of those who may be heard in a turn were over, by what they went by before it."""
         self._listening_since = 0.0
@@ -92,6 +94,7 @@ class Leases:
         self._ttl_losses.clear()
         self._other_losses.clear()
         self._silences.clear()
+        self._sweeps.clear()
 
     def listening(self, daemon: Daemon) -> None:
         """Nobody could come back before: the hold counts from now on."""
@@ -350,9 +353,7 @@ class Leases:
 
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""
-        return any(
-            self._suspected(since + number * SWEEP_S) for number in range(int((until - since) / SWEEP_S) + 2)
-        )
+        return any(self._suspected(at) for at in self._sweeps if since <= at <= until)
 
     def _judge_deaf(self, session: Session, before: OfSession, now: float) -> None:
         name = session.agent.spec.agent_id
@@ -367,6 +368,7 @@ class Leases:
     def swept(self, daemon: Daemon, now: Now) -> None:
         """Nobody may be kept for longer than the bounds of P4."""
         rules = self.world.rules
+        self._sweeps.append(now.mono)
         self._most = max(self._most, len(self._seen))
         for session, seen in self._seen.items():
             if seen.broken is None and not seen.restored and now.mono - seen.alive < LATELY_S:
