@@ -1,7 +1,8 @@
 """The HTTP side port: /metrics, /healthz, /readyz and /.well-known/jwks.json.
 
 Rule: it runs on threads of its own, bounded in number and in time, and shows nothing secret; whatever it needs from the
-event loop it asks with a timeout, so neither waits for the other.
+event loop it asks with a timeout, so neither waits for the other. Who sends or takes nothing keeps nobody out: an
+orchestrator that gets no answer to its probe restarts a healthy meshd.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,7 +29,8 @@ MAX_CONNECTIONS: Final = 16
 """Handled at a time; a scraper, some probes and a curious person need fewer."""
 
 REQUEST_TIMEOUT_S: Final = 5.0
-"""From the connection until its request was read, however slowly it comes; as long again for the answer."""
+"""From the connection until its request was read, however slowly it comes; as long again for the answer. Shorter when
+others need the place."""
 
 log = structlog.get_logger()
 
@@ -85,8 +88,53 @@ class HttpPort:
         self._thread.join(1.0)
 
 
+class _Places:
+    """Who is connected; the oldest whose peer meshd waits for makes way when all places are taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[socket.socket, None] = {}
+        """For the rest of a request, or until its answer is taken; the oldest first."""
+        self._rendering: set[socket.socket] = set()
+
+    def take(self, connection: socket.socket) -> bool:
+        """Give a place to a connection; False when pages are being made for all others."""
+        with self._lock:
+            if len(self._waiting) + len(self._rendering) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._waiting), None)
+                if oldest is None:
+                    return False
+                del self._waiting[oldest]
+                # Its thread wakes by that and ends. Not the method of a TLS socket, which changes what that thread uses.
+                with suppress(OSError):
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+            self._waiting[connection] = None
+            return True
+
+    def render(self, connection: socket.socket) -> bool:
+        """Keep the place while a page is made; False when the connection had to make way."""
+        with self._lock:
+            if connection not in self._waiting:
+                return False
+            del self._waiting[connection]
+            self._rendering.add(connection)
+            return True
+
+    def answer(self, connection: socket.socket) -> None:
+        """From now on its peer is waited for again."""
+        with self._lock:
+            self._rendering.remove(connection)
+            self._waiting[connection] = None
+
+    def leave(self, connection: socket.socket) -> None:
+        """Give the place back; of one that had to make way another has it."""
+        with self._lock:
+            self._waiting.pop(connection, None)
+            self._rendering.discard(connection)
+
+
 class _Server(ThreadingHTTPServer):
-    """One daemon thread a connection, at most MAX_CONNECTIONS of them."""
+    """One daemon thread a connection, for MAX_CONNECTIONS of them."""
 
     daemon_threads = True
     block_on_close = False
@@ -98,7 +146,7 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.address_family = family
         self.pages = pages
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.places = _Places()
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -109,22 +157,16 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection on a thread, or close it when all places are taken."""
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
+        """Handle a connection on a thread, or close it when there is no place."""
+        if self.places.take(request):
             super().process_request(request, client_address)
-        except BaseException:
-            self._places.release()
-            raise
+        else:
+            self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Handle a connection, then give its place back."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
+    def shutdown_request(self, request: Any) -> None:
+        """Give its place back, then close it; every connection ends here."""
+        self.places.leave(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore what a peer broke: timeouts, resets, bad handshakes."""
@@ -164,6 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the path's page."""
+        if not self.server.places.render(self.connection):
+            return
         path = self.path.partition("?")[0]
         render = self.server.pages.get(path)
         if render is None:
@@ -175,6 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
             except Exception:
                 log.exception("the HTTP side port could not render a page", path=path)
                 page = text_page(500, "this page could not be made; the daemon's log says why")
+        self.server.places.answer(self.connection)
         # Of one write; the whole answer is one or two.
         self.connection.settimeout(REQUEST_TIMEOUT_S)
         self.send_response(page.status)

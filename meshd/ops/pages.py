@@ -10,6 +10,7 @@ from meshd.ops.event_loop import LoopLag
 from meshd.ops.http_port import Page, Render, text_page
 from meshd.ops.metrics import CONTENT_TYPE, Metrics
 from meshd.ops.readiness import Readiness
+from meshd.ops.shared_page import SharedPage
 
 DEAD_LOOP_S: Final = 10.0
 """A loop that has not turned for so long is not busy but stuck: /healthz asks for a restart."""
@@ -32,7 +33,7 @@ def pages(
         )
 
     return {
-        "/metrics": lambda: Page(200, CONTENT_TYPE, metrics.page()),
+        "/metrics": SharedPage(lambda: Page(200, CONTENT_TYPE, metrics.page())),
         "/healthz": healthz,
         "/readyz": readyz,
         "/.well-known/jwks.json": lambda: Page(200, "application/json", json.dumps(jwks()).encode()),

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -94,21 +94,83 @@ def test_a_page_that_fails_shows_nothing_of_the_error() -> None:
     assert "secret" not in body
 
 
-def test_silent_connections_are_bounded(port: HttpPort) -> None:
-    silent = [socket.create_connection(("127.0.0.1", port.port)) for _ in range(MAX_CONNECTIONS)]
-    time.sleep(0.3)
-    with pytest.raises((http.client.HTTPException, OSError)):
-        get(port, "/healthz")
-    for each in silent:
-        each.close()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            assert get(port, "/healthz")[0] == 200
-            return
-        except (http.client.HTTPException, OSError):
-            time.sleep(0.05)
-    pytest.fail("the places were not given back")
+def closed_by_meshd(connection: socket.socket) -> bool:
+    connection.settimeout(5)
+    with suppress(ConnectionError):
+        return connection.recv(1) == b""
+    return True
+
+
+@contextmanager
+def silent_connections(port: HttpPort, count: int) -> Iterator[list[socket.socket]]:
+    """Connect, but send nothing; all are accepted, in this order, before what connects later."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port.port))) for _ in range(count)]
+
+
+def test_who_sends_nothing_makes_way_for_who_asks(port: HttpPort) -> None:
+    with silent_connections(port, 3 * MAX_CONNECTIONS) as silent:
+        assert get(port, "/healthz")[0] == 200
+        assert all(closed_by_meshd(each) for each in silent[: -(MAX_CONNECTIONS - 1)])
+        for each in silent[-(MAX_CONNECTIONS - 1) :]:  # Nobody needed the places of these.
+            each.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert each.recv(12) == b"HTTP/1.0 200"
+
+
+def test_who_sends_half_a_request_makes_way_and_is_not_answered() -> None:
+    asked: list[str] = []
+
+    def page() -> Page:
+        asked.append("page")
+        return text_page(200, "ok")
+
+    port = HttpPort("127.0.0.1:0", {"/page": page, "/healthz": lambda: text_page(200, "ok")})
+    with silent_connections(port, MAX_CONNECTIONS) as half:
+        for each in half:
+            each.send(b"GET /page HTTP/1.0\r\nx: ")
+        assert get(port, "/healthz")[0] == 200
+        assert closed_by_meshd(half[0])
+        port.stop()
+        assert asked == []
+
+
+def test_who_does_not_take_the_answer_makes_way() -> None:
+    rendered = threading.Semaphore(0)
+    page = Page(200, "text/plain", bytes(32 * 1024 * 1024))  # More than a system holds for a peer.
+
+    def large() -> Page:
+        rendered.release()
+        return page
+
+    port = HttpPort("127.0.0.1:0", {"/large": large, "/healthz": lambda: text_page(200, "ok")})
+    with silent_connections(port, MAX_CONNECTIONS) as taking_nothing:
+        for each in taking_nothing:
+            each.send(b"GET /large HTTP/1.0\r\n\r\n")
+            assert rendered.acquire(timeout=5)
+        assert get(port, "/healthz")[0] == 200
+    port.stop()
+
+
+def test_pages_being_made_keep_their_places() -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow() -> Page:
+        begun.release()
+        go_on.wait(5)
+        return text_page(200, "ok")
+
+    port = HttpPort("127.0.0.1:0", {"/slow": slow})
+    with silent_connections(port, MAX_CONNECTIONS) as waiting:
+        for each in waiting:
+            each.send(b"GET /slow HTTP/1.0\r\n\r\n")
+            assert begun.acquire(timeout=5)
+        with pytest.raises((http.client.HTTPException, OSError)):
+            get(port, "/slow")
+        go_on.set()
+        for each in waiting:
+            each.settimeout(5)
+            assert each.recv(12) == b"HTTP/1.0 200"
+    port.stop()
 
 
 def test_a_request_that_comes_byte_by_byte_is_not_waited_for(
