@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 
@@ -34,6 +35,16 @@ def selector_text(selector: pb.AgentSelector) -> str:
     kind = f" of type {words.type_word(selector.type)}" if selector.type else ""
     labels = ", ".join(_condition_text(each) for each in selector.labels)
     return (selector.agent_id_pattern or "all agents") + kind + (f" with {labels}" if labels else "")
+
+
+def undrain_command(selector: pb.AgentSelector, namespace: str) -> str:
+    """Returns the command that lifts a drain that was started here, ready to be typed."""
+    arguments = ["meshctl", "undrain", *filter(None, [selector.agent_id_pattern])]
+    if selector.type:
+        arguments += ["--agent-type", words.type_word(selector.type)]
+    for each in selector.labels:
+        arguments += ["--label", f"{each.label}={each.values[0]}"]
+    return shlex.join([*arguments, "-n", namespace])
 
 
 def _condition_text(condition: requirements_pb2.LabelCondition) -> str:

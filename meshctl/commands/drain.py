@@ -11,7 +11,7 @@ import click
 from agentmesh.v1 import registry_service_pb2 as pb
 from meshctl import draining, namespaces, options, output
 from meshctl.mesh import PAGE_SIZE, Mesh
-from meshctl.problems import usage
+from meshctl.problems import ExitCode, Problem, usage
 from meshctl.progress import display
 
 _HEADERS = ("NAMESPACE", "AGENTS", "MATCHING", "HELD", "AGE", "BY", "REASON")
@@ -34,7 +34,7 @@ def _selector_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--hand-over", is_flag=True, help="Give what the agents run to others, at no cost to the tasks' retries."
 )
 @options.duration_option("--grace", "With --hand-over: time for attempts to stop. Default: 10s.")
-@click.option("--wait", is_flag=True, help="Return when the agents hold nothing.")
+@click.option("--wait", is_flag=True, help="Return when the agents hold nothing; fail if no agent matches.")
 @options.duration_option("--timeout", "With --wait: give up after so long. Default: never.")
 @click.option("--list", "show", is_flag=True, help="Only list the drains in force.")
 @options.mesh_command
@@ -81,6 +81,15 @@ def drain(
         hand_over_grace=options.duration(grace),
     )
     answer = mesh.call(mesh.registry.DrainAgents, request)
+    if wait and not answer.agents.agent_count:
+        # Whoever waits goes on to stop a process: a misspelt id must not pass for an idle agent.
+        raise Problem(
+            f"no agent matches {draining.selector_text(selector)} in {answer.drain.namespace}; "
+            "the drain is in force for those that register later",
+            f"lift it: {draining.undrain_command(selector, answer.drain.namespace)}   "
+            "or see the ids: meshctl agent list",
+            ExitCode.NOT_FOUND,
+        )
     if not invocation.json:
         output.note(_started(answer))
     if wait:
@@ -124,6 +133,8 @@ def undrain(
         output.note(f"No drain of exactly {text} is in force{f' in {name}' if name else ''}.")
     if answer.other_drain_ids:
         output.note("Other drains still hold some of these agents. See them: meshctl drain --list")
+    elif not answer.changed:
+        output.note("See those that are: meshctl drain --list")
 
 
 def _must_select(selector: pb.AgentSelector, example: str) -> None:

@@ -69,6 +69,26 @@ def test_waiting_ends_when_they_are_idle(fleet: FakeMeshd, meshctl: Meshctl) -> 
     ]
 
 
+def test_a_misspelt_id_does_not_pass_for_an_idle_agent(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    outcome = meshctl("drain", "workr-1", "--label", "zone=a b", "--wait")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.splitlines() == [
+        "error: no agent matches workr-1 with zone=a b in default; the drain is in force for those that register later",
+        "next:  lift it: meshctl undrain workr-1 --label 'zone=a b' -n default   "
+        "or see the ids: meshctl agent list",
+    ]
+    assert fleet.drains
+    assert meshctl("undrain", "workr-1", "--label", "zone=a b", "-n", "default").code == 0
+    assert not fleet.drains
+
+
+def test_an_undrain_that_lifts_nothing_says_where_to_look(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    assert meshctl("undrain", "never-there").err.splitlines() == [
+        "No drain of exactly never-there is in force in default.",
+        "See those that are: meshctl drain --list",
+    ]
+
+
 def test_waiting_goes_on_while_meshd_restarts(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     fleet.idle_after_looks = 2
     fleet.away_looks = 2
