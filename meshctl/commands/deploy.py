@@ -16,6 +16,7 @@ import click
 from agentmesh.v1 import agent_pb2, auth_service_pb2, namespace_service_pb2, registry_service_pb2
 from meshctl import deploying, namespaces, options, output, rows, supervision, words
 from meshctl.mesh import Mesh
+from meshctl.problems import usage
 
 
 @click.command()
@@ -64,11 +65,18 @@ def deploy(
         mesh.caller.namespace if mesh.caller else ""
     )
     namespace_created = _create_if_missing(mesh, name)
-    declared = mesh.call(
-        mesh.registry.DeclareAgent,
-        registry_service_pb2.DeclareAgentRequest(namespace=name, spec=_agent_spec(**spec)),
-    )
+    asked = _agent_spec(**spec)
+    reading = registry_service_pb2.GetAgentRequest(namespace=name, agent_id=asked.agent_id)
+    before = None if namespace_created else mesh.find(mesh.registry.GetAgent, reading)
+    request = registry_service_pb2.DeclareAgentRequest(namespace=name, spec=asked)
+    declared = mesh.call(mesh.registry.DeclareAgent, request)
     agent = declared.agent
+    if agent.session_id and (other := deploying.differences(agent.spec, asked, spec["slots"])):
+        raise usage(
+            f"{asked.agent_id} runs{f' in {name}' if name else ''} with {', '.join(other)}; that stays until it stops",
+            "stop it, then deploy again",
+        )
+    changed = before is not None and before.agent.spec != agent.spec
     joining = mesh.call(
         mesh.auth.CreateJoinToken,
         auth_service_pb2.CreateJoinTokenRequest(
@@ -80,12 +88,13 @@ def deploy(
         ),
     )
     environment = _environment(mesh, name, agent.spec, joining.join_token)
-    output.note(_explanation(agent, name, declared.created, namespace_created))
+    output.note(_explanation(agent, name, declared.created, changed, namespace_created))
     if invocation.json:
         output.write_json(
             {
                 "agent": output.as_dict(agent),
                 "agent_created": declared.created,
+                "agent_changed": changed,
                 "namespace_created": namespace_created,
                 "environment": environment,
                 "join_token_expire_time": joining.expire_time.ToJsonString(),
@@ -138,14 +147,15 @@ def _agent_spec(
     endpoint = None
     if port or host:
         endpoint = agent_pb2.Endpoint(host=host or "localhost", port=port or 0)
+    kind = words.type_value(agent_type)
     return agent_pb2.AgentSpec(
         agent_id=agent_id,
         name=agent_name,
-        type=words.type_value(agent_type),
+        type=kind,
         capabilities=capabilities,
         labels=labels,
         endpoint=endpoint,
-        slots=slots if slots is not None else int(agent_type == "worker"),
+        slots=slots if slots is not None else deploying.default_slots(kind),
     )
 
 
@@ -165,10 +175,12 @@ def _environment(mesh: Mesh, namespace: str, spec: agent_pb2.AgentSpec, join_tok
     return environment
 
 
-def _explanation(agent: agent_pb2.Agent, namespace: str, created: bool, namespace_created: bool) -> str:
+def _explanation(
+    agent: agent_pb2.Agent, namespace: str, created: bool, changed: bool, namespace_created: bool
+) -> str:
     lines = [f"Created namespace {namespace}."] if namespace_created else []
     kind = words.type_word(agent.spec.type)
-    known = "Declared" if created else "Already declared:"
+    known = "Declared" if created else "Changed" if changed else "Already declared:"
     where = rows.endpoint_text(agent.spec.endpoint)
     lines.append(
         f"{known} {kind} {agent.spec.agent_id} in {namespace}{f', reached at {where}' if where else ''}."

@@ -143,7 +143,9 @@ class FakeMeshd(
             namespace=namespace, health=agent_pb2.HEALTH_DECLARED, health_time=now(), create_time=now()
         )
         agent.spec.MergeFrom(
-            agent_pb2.AgentSpec(agent_id=agent_id, **{"type": agent_pb2.AGENT_TYPE_WORKER, **spec})
+            agent_pb2.AgentSpec(
+                agent_id=agent_id, **{"type": agent_pb2.AGENT_TYPE_WORKER, "slots": 1, **spec}
+            )
         )
         self.agents[namespace, agent_id] = agent
         return agent
@@ -169,9 +171,12 @@ class FakeMeshd(
 
     def DeclareAgent(self, request: Any, context: Context) -> Any:
         name = self._enter(request, context)
-        created = (name, request.spec.agent_id) not in self.agents
-        agent = self.add_agent(name, request.spec.agent_id)
-        agent.spec.CopyFrom(request.spec)
+        known = self.agents.get((name, request.spec.agent_id))
+        agent = known or self.add_agent(name, request.spec.agent_id)
+        if not agent.session_id:  # a running agent stays as it is
+            agent.spec.CopyFrom(request.spec)
+            agent.spec.capabilities.sort()
+        created = known is None
         return registry_service_pb2.DeclareAgentResponse(agent=agent, created=created)
 
     def GetAgent(self, request: Any, context: Context) -> Any:

@@ -26,10 +26,49 @@ def test_declares_the_agent_in_a_namespace_that_it_creates(meshd: FakeMeshd, mes
     assert list(spec.capabilities) == ["task-execution", "data-processing"]
     assert (spec.endpoint.host, spec.endpoint.port, spec.slots) == ("localhost", 3000, 1)
     assert spec.labels == {"zone": "eu"}
-    again = meshctl(*DEPLOY)
+    again = meshctl(*DEPLOY, "--agent-name", "Task Worker", "--label", "zone=eu")
     assert again.code == 0
     assert "Created namespace" not in again.err
     assert "Already declared: worker worker-1 in production" in again.err
+
+
+def test_an_agent_that_is_not_running_is_changed_and_that_is_said(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshctl(*DEPLOY)
+    other = meshctl(*DEPLOY, "--label", "zone=us", "-o", "json")
+    assert "Changed worker worker-1 in production" in other.err
+    assert (other.json["agent_created"], other.json["agent_changed"]) == (False, True)
+    same = meshctl(*DEPLOY, "--label", "zone=us", "-o", "json")
+    assert (same.json["agent_created"], same.json["agent_changed"]) == (False, False)
+
+
+def test_a_running_agent_stays_as_it_is_and_that_is_an_error(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshctl(*DEPLOY, "--slots", "4")
+    meshd.agents["production", "worker-1"].session_id = "s1"
+    asked = ("deploy", "--agent-id", "worker-1", "-n", "production", "--agent-type")
+    meshd.requests.clear()
+    outcome = meshctl(
+        *asked, "monitor", "--capabilities", "new", "--label", "a=b", "--slots", "2", "--port", "1"
+    )
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.splitlines() == [
+        (
+            "error: worker-1 runs in production with type worker, capabilities data-processing,task-execution, "
+            "no labels, endpoint localhost:3000, slots 4; that stays until it stops"
+        ),
+        "next:  stop it, then deploy again",
+    ]
+    assert not [each for each in meshd.requests if isinstance(each, auth_service_pb2.CreateJoinTokenRequest)]
+    # What is left open is as the process says.
+    assert meshctl(*asked, "worker").code == 0
+    assert meshctl(*DEPLOY).code == 0
+
+
+def test_the_command_to_type_keeps_the_slots(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    assert "--slots" not in meshctl(*DEPLOY).err
+    assert "--slots 4 -- COMMAND" in meshctl(*DEPLOY, "--slots", "4").err
+    monitor = ("deploy", "--agent-id", "m", "--agent-type", "monitor", "-n", "production")
+    assert "--slots" not in meshctl(*monitor).err
+    assert "--slots 1 -- COMMAND" in meshctl(*monitor, "--slots", "1").err
 
 
 def test_standard_output_is_what_a_shell_takes(meshd: FakeMeshd, meshctl: Meshctl) -> None:
@@ -43,7 +82,7 @@ def test_standard_output_is_what_a_shell_takes(meshd: FakeMeshd, meshctl: Meshct
         f"AGENTMESH_ADDRESS={meshd.address}",
         "AGENTMESH_AGENT_ID=worker-1",
         "AGENTMESH_AGENT_TYPE=worker",
-        "AGENTMESH_CAPABILITIES=task-execution,data-processing",
+        "AGENTMESH_CAPABILITIES=data-processing,task-execution",
         "AGENTMESH_JOIN_TOKEN=join-me",
         "AGENTMESH_NAMESPACE=production",
     ]
@@ -61,7 +100,7 @@ def test_the_join_token_is_for_this_agent_only(meshd: FakeMeshd, meshctl: Meshct
     meshctl(*DEPLOY, "--join-ttl", "1h")
     request = meshd.sent(auth_service_pb2.CreateJoinTokenRequest)
     assert (request.namespace, request.agent_id, request.lifetime.seconds) == ("production", "worker-1", 3600)
-    assert list(request.capabilities) == ["task-execution", "data-processing"]
+    assert list(request.capabilities) == ["data-processing", "task-execution"]
 
 
 def test_a_command_runs_with_the_environment_less_the_callers_token(

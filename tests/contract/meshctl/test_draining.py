@@ -74,8 +74,10 @@ def test_a_misspelt_id_does_not_pass_for_an_idle_agent(fleet: FakeMeshd, meshctl
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.splitlines() == [
         "error: no agent matches workr-1 with zone=a b in default; the drain is in force for those that register later",
-        "next:  lift it: meshctl undrain workr-1 --label 'zone=a b' -n default   "
-        "or see the ids: meshctl agent list",
+        (
+            "next:  lift it: meshctl undrain workr-1 --label 'zone=a b' -n default   "
+            "or see the ids: meshctl agent list"
+        ),
     ]
     assert fleet.drains
     assert meshctl("undrain", "workr-1", "--label", "zone=a b", "-n", "default").code == 0
