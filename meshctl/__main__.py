@@ -1,5 +1,6 @@
 """Entry point of the `meshctl` script: starts the command line, or says how to install what it needs."""
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -8,6 +9,7 @@ from typing import NoReturn
 
 def main() -> int:
     """Runs the command line with the arguments of the process and returns its exit code."""
+    _prepare_streams()
     try:
         import click  # noqa: F401
     except ModuleNotFoundError:
@@ -22,6 +24,17 @@ def main() -> int:
         return 130
 
     return _leave(run())
+
+
+def _prepare_streams() -> None:
+    """Gives the process the streams that its caller closed: else the next file or socket takes a stream's number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding lacks is written as an escape; in JSON that is the same character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(code: int) -> NoReturn:

@@ -116,9 +116,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes standard output once more at exit and would complain about the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OUTPUT_CLOSED
+    except OSError as error:
+        if error.filename is not None:  # not about an open stream
+            return _bug(error)
+        _report(
+            f"the output cannot be written: {error.strerror or error}",
+            "free space there, or write it elsewhere",
+        )
+        return ExitCode.OUTPUT_FAILED
     except Exception as error:  # noqa: BLE001 - no traceback, whatever happens
-        _report(f"unexpected {type(error).__name__}: {error}", "this is a bug in meshctl; please report it")
-        return ExitCode.BUG
+        return _bug(error)
+
+
+def _bug(error: Exception) -> ExitCode:
+    _report(f"unexpected {type(error).__name__}: {error}", "this is a bug in meshctl; please report it")
+    return ExitCode.BUG
 
 
 def _report(what: str, next_step: str) -> None:

@@ -20,6 +20,7 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 5
     TIMED_OUT = 6
     BUG = 70
+    OUTPUT_FAILED = 74
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
 
@@ -33,6 +34,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.UNREACHABLE: "unreachable: no meshd answers there, or it takes no calls now; try again later",
     ExitCode.TIMED_OUT: "timed out: what was waited for did not happen within --timeout or --queue-timeout",
     ExitCode.BUG: "a bug in meshd or meshctl; please report it",
+    ExitCode.OUTPUT_FAILED: "the output cannot be written, as on a full disk; what was asked for may be done",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a task that was waited for goes on",
     ExitCode.OUTPUT_CLOSED: "the reader of the output went away, as in `meshctl task list | head`",
 }

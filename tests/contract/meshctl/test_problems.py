@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -107,3 +108,39 @@ def test_a_reader_that_goes_away_ends_it_quietly(meshd: FakeMeshd) -> None:
     process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_output_that_cannot_be_written(meshd: FakeMeshd) -> None:
+    command = [sys.executable, "-m", "meshctl", "--address", meshd.address, "namespace", "list"]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert process.returncode == 74
+    assert process.stderr.splitlines() == [
+        "error: the output cannot be written: No space left on device",
+        "next:  free space there, or write it elsewhere",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("namespace list", ">&-", 0),
+        ("namespace list", "<&- >&- 2>&-", 0),
+        ("bogus", "2>&-", 2),
+        ("token introspect -", "<&-", 2),
+    ],
+)
+def test_streams_that_were_closed(meshd: FakeMeshd, arguments: str, closed: str, code: int) -> None:
+    script = f'exec "$0" -m meshctl --address "$1" {arguments} {closed}'
+    command = ["sh", "-c", script, sys.executable, meshd.address]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, "Traceback" in process.stderr) == (code, False), process.stderr
+
+
+def test_an_encoding_that_lacks_a_character(meshd: FakeMeshd) -> None:
+    meshd.namespaces.append("漢")
+    command = [sys.executable, "-m", "meshctl", "--address", meshd.address, "namespace", "list", "-o", "json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    process = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert [each["name"] for each in json.loads(process.stdout)["namespaces"]][-1] == "漢"
