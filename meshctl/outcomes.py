@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from agentmesh.v1 import payload_pb2, task_pb2
+from agentmesh.v1 import task_pb2
 from meshctl import output, rows, words
 from meshctl.problems import ExitCode, Problem
 from meshctl.safe_text import printable
@@ -17,7 +17,7 @@ def write(task: task_pb2.Task, *, as_json: bool) -> ExitCode:
     if as_json:
         output.write_json(task)
     elif task.state == task_pb2.TASK_STATE_SUCCEEDED:
-        write_payload(task.output)
+        write_result(task)
     if task.state == task_pb2.TASK_STATE_SUCCEEDED:
         attempt = f" (attempt {task.attempt.number})" if task.attempt.number > 1 else ""
         output.note(f"{task.spec.task_id} succeeded on {task.attempt.agent_id}{attempt}.")
@@ -29,17 +29,29 @@ def write(task: task_pb2.Task, *, as_json: bool) -> ExitCode:
     )
 
 
-def write_payload(payload: payload_pb2.Payload) -> None:
-    """Writes a payload: JSON indented, anything else byte for byte."""
+def write_result(task: task_pb2.Task) -> None:
+    """Writes a task's result: JSON indented, anything else byte for byte, but nothing that steers a terminal."""
+    payload = task.output
+    if sys.stdout.isatty():
+        _show_result(task, rows.payload_text(payload))
+        return
     pretty = rows.pretty_json(payload)
     if pretty is not None:
         click.echo(pretty)
         return
     sys.stdout.flush()
     sys.stdout.buffer.write(payload.inline)
-    if sys.stdout.isatty() and payload.inline and not payload.inline.endswith(b"\n"):
-        sys.stdout.buffer.write(b"\n")
     sys.stdout.buffer.flush()
+
+
+def _show_result(task: task_pb2.Task, text: str | None) -> None:
+    if text is None:
+        output.note(
+            f"{rows.payload_summary(task.output)}; not shown on a terminal, redirect them: "
+            f"meshctl task get {task.spec.task_id} -n {task.namespace} --result > FILE"
+        )
+    elif text:
+        click.echo(text.removesuffix("\n"))
 
 
 def failure_sentence(task: task_pb2.Task) -> str:

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from meshctl.safe_text import printable
+from meshctl.safe_text import escaped_json, printable
 
 _MIN_COLUMN = 12
 _GAP = 2
@@ -48,17 +48,21 @@ def as_dict(message: Message) -> dict[str, Any]:
 def write_json(value: Message | dict[str, Any]) -> None:
     """Writes one JSON document to standard output."""
     document = as_dict(value) if isinstance(value, Message) else value
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    _write_document(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def write_json_line(value: dict[str, Any]) -> None:
     """Writes one JSON document as one line to standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    _write_document(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _write_document(text: str) -> None:
+    click.echo(escaped_json(text) if sys.stdout.isatty() else text)
 
 
 def note(text: str) -> None:
     """Writes an explanation to standard error, out of the way of the result."""
-    click.echo(text, err=True)
+    click.echo(printable(text, keep_newlines=True), err=True)
 
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from agentmesh.v1 import agent_pb2, payload_pb2, task_pb2
 from meshctl import words
 from meshctl.output import age_of, clock_of
-from meshctl.safe_text import printable
+from meshctl.safe_text import escaped_json, printable
 
 AGENT_HEADERS = ("NAMESPACE", "AGENT", "TYPE", "HEALTH", "SINCE", "HELD/SLOTS", "CAPABILITIES", "CAUSE")
 TASK_HEADERS = ("NAMESPACE", "TASK", "TYPE", "STATE", "PRIORITY", "AGENT", "ATTEMPT", "AGE", "REASON")
@@ -112,6 +112,18 @@ def payload_summary(payload: payload_pb2.Payload) -> str:
     """Returns how much of what a payload is, without its content."""
     size_bytes = payload.ref.size_bytes if payload.HasField("ref") else len(payload.inline)
     return f"{size_bytes:,} bytes of {payload.media_type or 'unknown type'}"
+
+
+def payload_text(payload: payload_pb2.Payload) -> str | None:
+    """Returns a payload as text that is safe to show; None when it is no text."""
+    pretty = pretty_json(payload)
+    if pretty is not None:
+        return escaped_json(pretty)
+    try:
+        text = payload.inline.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else printable(text.replace("\r\n", "\n"), keep_newlines=True)
 
 
 def pretty_json(payload: payload_pb2.Payload) -> str | None:

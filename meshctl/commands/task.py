@@ -95,7 +95,7 @@ def get_task(invocation: options.Invocation, task_id: str, namespace: str | None
             ExitCode.NOT_FOUND,
         )
     if result:
-        outcomes.write_payload(found.output)
+        outcomes.write_result(found)
     elif invocation.json:
         output.write_json(found)
     else:
