@@ -35,7 +35,7 @@ from meshd.ports.store import Store
 from meshd.store.sqlite import SqliteStore
 from meshd.wire.codec import frames as frame_codec
 from meshd.wire.codec import tasks as task_codec
-from meshd.wire.services.scheduler import submit_result
+from meshd.wire.codec.submit_results import submit_results
 
 SLOTS = 50
 
@@ -100,7 +100,7 @@ class Rooms:
         with self.room("submit: answer", count):
             (results,) = (reply for _, reply in submitted.replies)
             ids = [each.task_id for each in specs]
-            answers = [submit_result(*pair) for pair in zip(ids, cast("Any", results), strict=True)]
+            answers = submit_results(ids, cast("Any", results))
             scheduler_service_pb2.SubmitTasksResponse(results=answers).SerializeToString()
         by_agent: dict[Any, list[DownFrame]] = defaultdict(list)
         for stream, frame in submitted.sends:

@@ -179,7 +179,7 @@ class SubmitTasksRequest(message.Message):
 
 @typing.final
 class SubmitTasksResponse(message.Message):
-    """Response of SubmitTasks."""
+    """Response of SubmitTasks; at most 1 MiB, so messages for people may be cut when thousands of specs are refused."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -209,7 +209,7 @@ class SubmitResult(message.Message):
     EXISTED_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     task_id: builtins.str
-    """Id of the task, also when the daemon chose it."""
+    """Id of the task, also when the daemon chose it; what is no id is cut to 128 bytes."""
     existed: builtins.bool
     """True when the same task was submitted before."""
     @builtins.property

@@ -49,7 +49,7 @@ def _submit_one(
         if digest != spec.digest:
             return Refusal(
                 Reason.TASK_EXISTS,
-                f"task {spec.task_id} exists with other content; choose another task id",
+                "a task of this id has other content; choose another task id",
                 field="spec.task_id",
             )
         return Submitted(spec.task_id, True, copy(existing) if command.copies else None)

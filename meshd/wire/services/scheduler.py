@@ -11,7 +11,7 @@ from agentmesh.v1 import scheduler_service_pb2 as pb
 from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import task_pb2
 from meshd.domain.access import Call
-from meshd.domain.commands import Cancel, Submitted
+from meshd.domain.commands import Cancel
 from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.errors import Refusal
 from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
@@ -26,6 +26,7 @@ from meshd.ports.store import TaskFilter
 from meshd.wire import page_token, validate
 from meshd.wire.codec import tasks as codec
 from meshd.wire.codec import watches
+from meshd.wire.codec.submit_results import submit_results
 from meshd.wire.codec.values import enum
 from meshd.wire.context import current_call
 from meshd.wire.fitting import fitting
@@ -84,11 +85,9 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         specs = [item for item in items if not isinstance(item, Refusal)]
         taken = iter(await self._submission.submit(ns, specs, call, copies=False))
         outcomes = [item if isinstance(item, Refusal) else next(taken) for item in items]
-        results = [
-            submit_result(message.task_id, outcome)
-            for message, outcome in zip(request.specs, outcomes, strict=True)
-        ]
-        return pb.SubmitTasksResponse(results=results)
+        return pb.SubmitTasksResponse(
+            results=submit_results([message.task_id for message in request.specs], outcomes)
+        )
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.GetTaskResponse:
         """Return one task."""
@@ -275,14 +274,6 @@ def _may_read_payloads(call: Call, task: Task) -> bool:
     if principal.agent_type is None or principal.agent_type.name != "WORKER":
         return True
     return task.agent_id == principal.agent_id
-
-
-def submit_result(task_id: str, outcome: Submitted | Refusal) -> pb.SubmitResult:
-    """Return the message of what became of one item of a batch."""
-    if isinstance(outcome, Refusal):
-        error = pb.ItemError(reason=int(outcome.reason), message=outcome.message)  # type: ignore[arg-type]
-        return pb.SubmitResult(task_id=task_id, error=error)
-    return pb.SubmitResult(task_id=outcome.task_id, existed=outcome.existed)
 
 
 def _workload(agent: Agent) -> pb.AgentWorkload:

@@ -18,6 +18,7 @@ from agentmesh.v1 import (
 from agentmesh.v1 import (
     scheduler_service_pb2 as pb,
 )
+from meshd.domain.limits import MAX_MESSAGE_BYTES
 from meshd.wire import page_token
 from tests.wire.mesh.conftest import RunningMesh, namespace_service_pb2, refused
 
@@ -97,6 +98,49 @@ async def test_a_batch_has_a_result_for_each(mesh: RunningMesh) -> None:
     assert results[1].task_id
     assert results[2].error.reason == error_reason_pb2.ERROR_REASON_INVALID_ARGUMENT
     assert results[4].error.reason == error_reason_pb2.ERROR_REASON_TASK_EXISTS
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [task_pb2.TaskSpec(task_id=f"{n:04}" + "i" * 124, task_type="other") for n in range(5_000)],
+        [task_pb2.TaskSpec(task_id="\N{SNOWMAN}" * 66, task_type="w") for _ in range(5_000)],
+        [task_pb2.TaskSpec(task_type="\N{SNOWMAN}" * 66) for _ in range(5_000)],
+        [task_pb2.TaskSpec(task_type="work", task_id="\N{SNOWMAN}" * 300_000)],
+    ],
+    ids=("other-content", "no-ids", "no-types", "one-long-id"),
+)
+async def test_whatever_is_refused_the_answer_is_a_message(
+    mesh: RunningMesh, specs: list[task_pb2.TaskSpec]
+) -> None:
+    if specs[0].task_type == "other":
+        first = [task_pb2.TaskSpec(task_id=spec.task_id, task_type="work") for spec in specs]
+        request = pb.SubmitTasksRequest(namespace="default", specs=first)
+        assert not any(
+            r.HasField("error") for r in (await mesh.operator.scheduler.SubmitTasks(request)).results
+        )
+    request = pb.SubmitTasksRequest(namespace="default", specs=specs)
+    assert request.ByteSize() <= MAX_MESSAGE_BYTES
+    answer = await mesh.operator.scheduler.SubmitTasks(request)
+    assert answer.ByteSize() <= MAX_MESSAGE_BYTES
+    assert len(answer.results) == len(specs)
+    assert all(result.error.reason and result.error.message for result in answer.results)
+    if specs[0].task_type == "other":
+        assert [result.task_id for result in answer.results] == [spec.task_id for spec in specs]
+        assert (
+            answer.results[-1].error.message == "a task of this id has other content; choose another task id"
+        )
+
+
+async def test_a_batch_with_few_refusals_says_all_about_them(mesh: RunningMesh) -> None:
+    specs = [
+        task_pb2.TaskSpec(task_id="bad id", task_type="work"),
+        *[task_pb2.TaskSpec(task_type="work")] * 4_999,
+    ]
+    request = pb.SubmitTasksRequest(namespace="default", specs=specs)
+    results = (await mesh.operator.scheduler.SubmitTasks(request)).results
+    assert results[0].error.message.endswith("0-9 . _ : / -")
+    assert not any(result.HasField("error") for result in results[1:])
 
 
 async def test_a_payload_too_large_names_both_numbers(mesh: RunningMesh) -> None:
