@@ -52,6 +52,8 @@ FEATURES: Final = (
 )
 #: Output that waits for the stream beyond this is dropped; the hole in `seq` shows it.
 MAX_WAITING_OUTPUT_BYTES: Final = 4 * 1024 * 1024
+#: Frames in one message, for a daemon that does not say how many it takes.
+MAX_MESSAGE_FRAMES: Final = 5_000
 _FRAME_OVERHEAD_BYTES: Final = 6
 _ENVELOPE_BYTES: Final = 64
 
@@ -333,9 +335,10 @@ class SessionMachine:
     def take_batch(self) -> list[AgentFrame]:
         """The next frames to send, as many as fit into one message; empty when nothing waits."""
         limit_bytes = (self.limits.max_message_bytes or MAX_MESSAGE_BYTES) - _ENVELOPE_BYTES
+        limit_frames = self.limits.max_message_frames or MAX_MESSAGE_FRAMES
         batch: list[AgentFrame] = []
         outbox = self._outbox
-        while outbox:
+        while outbox and len(batch) < limit_frames:
             frame = outbox[0]
             limit_bytes -= frame.ByteSize() + _FRAME_OVERHEAD_BYTES
             if batch and limit_bytes < 0:

@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
     """A page token is not one this list returned, or belongs to another filter."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 4
-    """A payload or message is larger than its limit; both numbers are in the metadata."""
+    """A payload or message is larger than its limit, in bytes or in number; both numbers are in the metadata."""
     ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 5
     """The namespace does not exist, or the caller may not know whether it does."""
     ERROR_REASON_NAMESPACE_EXISTS: _ErrorReason.ValueType  # 6
@@ -97,7 +97,7 @@ ERROR_REASON_FIELD_REQUIRED: ErrorReason.ValueType  # 2
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
 """A page token is not one this list returned, or belongs to another filter."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 4
-"""A payload or message is larger than its limit; both numbers are in the metadata."""
+"""A payload or message is larger than its limit, in bytes or in number; both numbers are in the metadata."""
 ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 5
 """The namespace does not exist, or the caller may not know whether it does."""
 ERROR_REASON_NAMESPACE_EXISTS: ErrorReason.ValueType  # 6

@@ -447,7 +447,7 @@ class AgentChange(message.Message):
 
 @typing.final
 class HeartbeatRequest(message.Message):
-    """A batch of frames up."""
+    """A batch of frames up; at most 1 MiB and 5,000 frames."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -469,7 +469,7 @@ class HeartbeatRequest(message.Message):
 
 @typing.final
 class HeartbeatResponse(message.Message):
-    """A batch of frames down."""
+    """A batch of frames down; at most 1 MiB and 5,000 frames."""
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -879,7 +879,7 @@ class AgentWorkload(message.Message):
 
 @typing.final
 class WorkRequest(message.Message):
-    """A batch of frames up; at most 1 MiB."""
+    """A batch of frames up; at most 1 MiB and 5,000 frames."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -901,7 +901,7 @@ class WorkRequest(message.Message):
 
 @typing.final
 class WorkResponse(message.Message):
-    """A batch of frames down; at most 1 MiB."""
+    """A batch of frames down; at most 1 MiB and 5,000 frames."""
 
     DESCRIPTOR: descriptor.Descriptor
 

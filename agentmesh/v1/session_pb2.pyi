@@ -370,7 +370,7 @@ class Open(message.Message):
 
     @builtins.property
     def held(self) -> containers.RepeatedCompositeFieldContainer[HeldAttempt]:
-        """Attempts it holds. A stream that takes no work sends none."""
+        """Attempts it holds, at most 10,000. A stream that takes no work sends none."""
 
     def __init__(
         self,
@@ -451,10 +451,13 @@ class SessionLimits(message.Message):
     DISCONNECTED_GRACE_FIELD_NUMBER: builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: builtins.int
     MAX_INLINE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_MESSAGE_FRAMES_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Largest message in either direction."""
     max_inline_bytes: builtins.int
     """Largest inline payload."""
+    max_message_frames: builtins.int
+    """Most frames in one message; 0: 5,000."""
     @builtins.property
     def beat_interval(self) -> duration_pb2.Duration:
         """Longest pause between two beats. It and the TTL follow the size of the fleet; LeaseAck tells changes."""
@@ -485,10 +488,11 @@ class SessionLimits(message.Message):
         disconnected_grace: duration_pb2.Duration | None = ...,
         max_message_bytes: builtins.int = ...,
         max_inline_bytes: builtins.int = ...,
+        max_message_frames: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["accept_timeout", b"accept_timeout", "beat_interval", b"beat_interval", "disconnected_grace", b"disconnected_grace", "lease_ttl", b"lease_ttl", "max_reconnect_backoff", b"max_reconnect_backoff"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["accept_timeout", b"accept_timeout", "beat_interval", b"beat_interval", "disconnected_grace", b"disconnected_grace", "lease_ttl", b"lease_ttl", "max_inline_bytes", b"max_inline_bytes", "max_message_bytes", b"max_message_bytes", "max_reconnect_backoff", b"max_reconnect_backoff"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accept_timeout", b"accept_timeout", "beat_interval", b"beat_interval", "disconnected_grace", b"disconnected_grace", "lease_ttl", b"lease_ttl", "max_inline_bytes", b"max_inline_bytes", "max_message_bytes", b"max_message_bytes", "max_message_frames", b"max_message_frames", "max_reconnect_backoff", b"max_reconnect_backoff"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

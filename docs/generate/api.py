@@ -35,10 +35,10 @@ agent uses the calls and frames, [errors.md](errors.md) lists the reasons of ref
 
 **For every call.** The token goes into the metadata as `authorization: Bearer <token>`; on the operator socket a call
 without one is the local operator's. `agentmesh-namespace` in the metadata names the namespace as well as a field does;
-both together must agree. No message in either direction is larger than 1 MiB. "Who may" says which agents' types the
-access table admits. Operators may call everything except what an agent does for itself (RegisterAgent, DeregisterAgent,
-Heartbeat, Work). A token's scope can only narrow what its holder may do. An audited call returns OK only after its audit
-record is durable.
+both together must agree. No message in either direction is larger than 1 MiB, and none of Work and Heartbeat has more
+than 5,000 frames. "Who may" says which agents' types the access table admits. Operators may call everything except what an
+agent does for itself (RegisterAgent, DeregisterAgent, Heartbeat, Work). A token's scope can only narrow what its holder may
+do. An audited call returns OK only after its audit record is durable.
 
 meshd also serves `grpc.health.v1.Health`, without a token, and `grpc.reflection.v1.ServerReflection`.
 """

@@ -63,6 +63,7 @@ def sizes() -> str:
     kib = limits.KIB
     rows = [
         ("A message in either direction", f"{limits.MAX_MESSAGE_BYTES // kib:,} KiB"),
+        ("Frames in a message of a stream", f"{limits.MAX_MESSAGE_FRAMES:,}"),
         ("An inline payload, a result", f"{limits.MAX_INLINE_BYTES // kib} KiB"),
         ("A piece of output", f"{limits.MAX_OUTPUT_CHUNK_BYTES // kib} KiB"),
         ("Tasks in one SubmitTasks", f"{limits.MAX_BATCH_ITEMS:,}"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 KIB = 1024
 MAX_MESSAGE_BYTES = 1024 * KIB
 MAX_INLINE_BYTES = 256 * KIB
+MAX_MESSAGE_FRAMES = 5_000
+"""Frames in one message of a stream: all of them are handled in one go, while everybody else waits."""
 MAX_BATCH_ITEMS = 5_000
 MAX_SLOTS = 10_000
 MAX_CAPABILITIES = 64

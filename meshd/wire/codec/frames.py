@@ -1,8 +1,8 @@
-"""Frames of a session between contract and domain, in batches cut below the message limit."""
+"""Frames of a session between contract and domain, in batches cut below the limits of a message."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from agentmesh.v1 import session_pb2 as pb
@@ -12,7 +12,9 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.limits import (
     MAX_INLINE_BYTES,
     MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_FRAMES,
     MAX_OUTPUT_CHUNK_BYTES,
+    MAX_SLOTS,
     SessionRules,
 )
 from meshd.domain.pacing import Lease
@@ -77,11 +79,24 @@ _UP: dict[str, Callable[[Any], f.UpFrame]] = {
 }
 
 
-def up(frames: Iterable[pb.AgentFrame]) -> tuple[list[f.UpFrame], str]:
+def check_count(frames: Sequence[pb.AgentFrame]) -> None:
+    """Refuse a message of more frames than can be handled in one go. Raises Refusal."""
+    if len(frames) > MAX_MESSAGE_FRAMES:
+        message = f"the message has {len(frames)} frames; at most {MAX_MESSAGE_FRAMES} are allowed: send more messages"
+        raise _too_many("frames", message, len(frames), MAX_MESSAGE_FRAMES)
+
+
+def _too_many(field: str, message: str, count: int, limit_count: int) -> Refusal:
+    metadata = {"count": str(count), "limit_count": str(limit_count)}
+    return Refusal(Reason.TOO_LARGE, message, field=field, metadata=metadata)
+
+
+def up(frames: Sequence[pb.AgentFrame]) -> tuple[list[f.UpFrame], str]:
     """Return the domain's frames, and the fresh token if one is among them. Raises Refusal.
 
     Frames this version does not know are passed over: only negotiated ones carry meaning.
     """
+    check_count(frames)
     converted: list[f.UpFrame] = []
     token = ""
     for message in frames:
@@ -109,6 +124,9 @@ def check_open(message: pb.Open) -> list[Held]:
             "open.max_inbound_bytes",
             f"is {message.max_inbound_bytes}; an agent must be able to receive {MIN_INBOUND_BYTES}",
         )
+    if len(message.held) > MAX_SLOTS:
+        text = f"{len(message.held)} attempts are named; an agent has at most {MAX_SLOTS} slots: name what it holds"
+        raise _too_many("open.held", text, len(message.held), MAX_SLOTS)
     return [
         Held(h.fence, enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING))
         for h in message.held
@@ -117,8 +135,7 @@ def check_open(message: pb.Open) -> list[Held]:
 
 def features(values: Iterable[int]) -> frozenset[int]:
     """Return those of the agent's features that this daemon has as well."""
-    known = {int(feature) for feature in f.Feature}
-    return frozenset(v for v in values if v in known)
+    return frozenset(map(int, f.Feature)).intersection(values)
 
 
 def limits(rules: SessionRules, lease: Lease, disconnected_grace_ms: int) -> pb.SessionLimits:
@@ -131,6 +148,7 @@ def limits(rules: SessionRules, lease: Lease, disconnected_grace_ms: int) -> pb.
         disconnected_grace=duration(disconnected_grace_ms),
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_inline_bytes=MAX_INLINE_BYTES,
+        max_message_frames=MAX_MESSAGE_FRAMES,
     )
 
 
@@ -209,7 +227,7 @@ _DOWN: dict[type, Callable[[Any], pb.MeshFrame]] = {
 
 
 def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFrame]]:
-    """Cut frames into batches that stay below the limit, by bytes before count."""
+    """Cut frames into batches that stay below the limits, by bytes before count."""
     batch: list[f.DownFrame] = []
     size = 0
     for frame in frames:
@@ -221,7 +239,7 @@ def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFram
             own = FRAME_OVERHEAD_BYTES
         else:
             own = 64
-        if batch and size + own > limit_bytes:
+        if batch and (size + own > limit_bytes or len(batch) >= MAX_MESSAGE_FRAMES):
             yield batch
             batch, size = [], 0
         batch.append(frame)

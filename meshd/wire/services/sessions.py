@@ -50,6 +50,7 @@ class SessionStreams:
                 Reason.PROTOCOL_VIOLATION,
                 "the first frame of a stream is Open; send it",
             )
+        codec.check_count(first.frames)
         opening = first.frames[0].open
         ns = self._mesh.namespace(authorize_namespace(call, opening.namespace))
         stream = AgentStream(ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentmesh.session import MAX_WAITING_OUTPUT_BYTES, Attempt, SessionMachine
+from agentmesh.session import MAX_MESSAGE_FRAMES, MAX_WAITING_OUTPUT_BYTES, Attempt, SessionMachine
 from agentmesh.v1.session_pb2 import (
     Ack,
     AgentFrame,
@@ -201,6 +201,17 @@ def test_batches_respect_the_daemons_limit(machine: SessionMachine) -> None:
         sizes.append((len(batch), sum(frame.ByteSize() for frame in batch)))
     assert all(size < 1000 for count, size in sizes if count > 1)
     assert sum(count for count, _ in sizes) == 22
+
+
+def test_batches_have_no_more_frames_than_the_daemon_takes(machine: SessionMachine) -> None:
+    attempt = begin(machine, "a")
+    for _ in range(MAX_MESSAGE_FRAMES):
+        machine.output(attempt, b"x")
+    assert [len(machine.take_batch()) for _ in range(3)] == [MAX_MESSAGE_FRAMES, 1, 0]
+    machine.limits.max_message_frames = 3
+    for _ in range(4):
+        machine.output(attempt, b"x")
+    assert [len(machine.take_batch()) for _ in range(3)] == [3, 1, 0]
 
 
 def test_a_beat_is_skipped_when_something_waits(machine: SessionMachine) -> None:

@@ -11,7 +11,8 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from agentmesh.v1 import payload_pb2, scheduler_service_pb2, session_pb2, task_pb2
-from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh
+from meshd.domain.limits import MAX_MESSAGE_FRAMES, MAX_SLOTS
+from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh, refused
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/agent-protocol.md"
 
@@ -121,3 +122,26 @@ async def test_a_new_session_has_nothing_of_the_old_one(mesh: RunningMesh) -> No
     await agent.register()
     opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RUNNING))
     assert list(opened.drop) == [fence]
+
+
+async def test_a_message_of_too_many_frames_ends_its_stream_and_not_the_session(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("chatty")
+    beat = session_pb2.AgentFrame(slots=session_pb2.Slots(slots=1))
+    await agent.call.write(scheduler_service_pb2.WorkRequest(frames=[beat] * MAX_MESSAGE_FRAMES))
+    await agent.call.write(scheduler_service_pb2.WorkRequest(frames=[beat] * (MAX_MESSAGE_FRAMES + 1)))
+    assert await refused(agent.expect("ack")) == "TOO_LARGE"
+    assert str(MAX_MESSAGE_FRAMES) in await agent.call.details()
+    await agent.open()
+    await mesh.submit("t1")
+    await agent.expect("assign")
+
+
+async def test_the_first_message_of_a_stream_has_the_same_limits(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("chatty")
+    held = [session_pb2.HeldAttempt(fence=b"f", phase=session_pb2.HELD_PHASE_RUNNING)]
+    await agent.open(*held * MAX_SLOTS)
+    assert await refused(agent.open(*held * (MAX_SLOTS + 1))) == "TOO_LARGE"
+    agent.call = agent.stubs.scheduler.Work(metadata=agent.stubs.metadata)
+    opening = session_pb2.AgentFrame(open=session_pb2.Open())
+    await agent.call.write(scheduler_service_pb2.WorkRequest(frames=[opening] * (MAX_MESSAGE_FRAMES + 1)))
+    assert await refused(agent.call.read()) == "TOO_LARGE"
