@@ -110,6 +110,8 @@ class Mesh:
         self._inbox: dict[Namespace, list[c.Command]] = {}
         self._entries: list[tuple[str, Entry]] = []
         self._scheduled = False
+        self.turns = 0
+        self._awaited_turn: asyncio.Future[None] | None = None
         self._late_turn: asyncio.TimerHandle | None = None
         self._last_turn_mono = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -162,6 +164,12 @@ class Mesh:
                 self._late_turn = self._loop.call_later(LONGEST_WAIT_S, self._turn)
             else:
                 self._loop.call_soon(self._turn)
+
+    async def turned(self) -> None:
+        """Wait until what was posted so far has been handled."""
+        if self._awaited_turn is None:
+            self._awaited_turn = self._loop.create_future()
+        await asyncio.shield(self._awaited_turn)
 
     async def create_namespace(self, name: str, description: str, entry: Entry) -> tuple[NamespaceInfo, bool]:
         """Create a namespace; return it and whether it is new. Raises Refusal when it exists with another description."""
@@ -282,6 +290,10 @@ class Mesh:
             self.record(namespace, entry)
         self.commits.flush()
         self._arm()
+        self.turns += 1
+        if self._awaited_turn is not None:
+            self._awaited_turn.set_result(None)
+            self._awaited_turn = None
 
     def _handled(self, ns: Namespace, step: Callable[[Effects], None]) -> bool:
         """Have the domain take a step; stop the daemon and return False when that breaks one of its rules."""

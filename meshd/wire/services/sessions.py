@@ -22,6 +22,11 @@ from meshd.wire.codec import frames as codec
 from meshd.wire.context import authorize_namespace, current_call
 
 Request = scheduler_service_pb2.WorkRequest | registry_service_pb2.HeartbeatRequest
+FRAMES_AT_ONCE = 500
+"""Frames of one stream, about a millisecond's work, that a turn of the mesh takes in passing. Who sends more before the
+next turn stands in line with others who do, and each of them leaves the rest of the mesh some time."""
+PAUSE_PER_FRAME_S = 5e-6
+"""Somewhat longer than to read, handle and answer a frame takes."""
 HEADROOM_BYTES = 16 * 1024
 """Kept free below the message limit for what the estimate of a frame's size leaves out."""
 
@@ -32,6 +37,8 @@ class SessionStreams:
     def __init__(self, mesh: Mesh, authority: Authority) -> None:
         self._mesh = mesh
         self._authority = authority
+        self._large = asyncio.Lock()
+        """Held by the stream whose many frames are handled."""
 
     async def serve(
         self,
@@ -125,8 +132,19 @@ class SessionStreams:
     ) -> None:
         if rest:
             self._arrived(ns, stream, call, rest)
+        turn = frames_of_turn = 0
         async for request in requests:
-            self._arrived(ns, stream, call, request.frames)
+            count = len(request.frames)
+            if turn != self._mesh.turns:
+                turn, frames_of_turn = self._mesh.turns, 0
+            frames_of_turn += count
+            if frames_of_turn <= FRAMES_AT_ONCE:
+                self._arrived(ns, stream, call, request.frames)
+                continue
+            async with self._large:
+                self._arrived(ns, stream, call, request.frames)
+                await self._mesh.turned()
+                await asyncio.sleep(count * PAUSE_PER_FRAME_S)
 
     def _arrived(self, ns: Namespace, stream: AgentStream, call: Call, messages: Any) -> None:
         frames, token = codec.up(messages)
