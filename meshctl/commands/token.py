@@ -136,7 +136,12 @@ def list_keys(invocation: options.Invocation) -> None:
 
 
 def _token_value(argument: str) -> str:
-    return sys.stdin.read(64 * 1024).strip() if argument == "-" else argument
+    if argument != "-":
+        return argument
+    value = sys.stdin.read(64 * 1024).strip()
+    if not value:  # without one the call would be about the caller's own
+        raise usage("standard input holds no token", "pipe one in, or name it: TOKEN")
+    return value
 
 
 def _fields(answer: auth_service_pb2.IntrospectTokenResponse) -> Iterator[tuple[str, str]]:

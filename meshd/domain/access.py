@@ -82,6 +82,11 @@ ACCESS_TABLE: Final[dict[AgentType, TypeRights]] = {
     AgentType.CRITIC: _row("read write", "reviews feedback metrics", "admin"),
 }
 
+RESOURCES: Final[frozenset[str]] = frozenset(["agents", "keys", "mesh", "namespaces"]).union(
+    *(row.allowed_resources - {ANY} for row in ACCESS_TABLE.values())
+)
+"""All that a scope can name: those of the table, and those of methods that only ``*`` reaches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from agentmesh.v1 import auth_service_pb2 as pb
-from meshd.domain.access import ANY, SYSTEM_NAMESPACE
+from meshd.domain.access import ANY, RESOURCES, SYSTEM_NAMESPACE
 from meshd.domain.grants import MAX_OPERATOR_LIFETIME_MS, MAX_TOKEN_LIFETIME_MS
 from meshd.domain.limits import MAX_CAPABILITIES
 from meshd.domain.records import AuditRecord, SigningKeyRecord
@@ -91,6 +91,13 @@ def scope(values: Iterable[str]) -> tuple[str, ...]:
             "scope",
             "has an entry that does not read action:resource, the action read, write, execute, admin or *",
         )
+    for entry in chosen:
+        resource = entry.partition(":")[2]
+        if resource != ANY and resource not in RESOURCES:
+            raise validate.invalid(
+                "scope",
+                f"has {entry}, which allows nothing; the resources are {', '.join(sorted(RESOURCES))} and *",
+            )
     return chosen
 
 

@@ -215,6 +215,40 @@ def test_tokens(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     assert meshctl("token", "revoke", "good", "--family", "x").code == 2
 
 
+def test_a_list_says_when_there_is_more(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    for number in range(2, 6):
+        task_id = f"task-00{number}"
+        fleet.tasks["production", task_id] = task_pb2.Task(spec=task_pb2.TaskSpec(task_id=task_id))
+    for limit, more in ((1, True), (3, True), (4, True), (5, False), (6, False)):
+        listed = meshctl("task", "list", "--limit", str(limit))
+        assert len(listed.out.splitlines()) == 1 + min(limit, 5)
+        assert listed.err == (f"{limit} shown, there are more: --limit {10 * limit}\n" if more else "")
+        document = meshctl("task", "list", "--limit", str(limit), "-o", "json")
+        assert (len(document.json["tasks"]), document.json["more"]) == (min(limit, 5), more)
+        assert document.err == listed.err
+
+
+def test_an_empty_standard_input_is_no_token(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshd.tokens["own"] = auth_service_pb2.IntrospectTokenResponse(active=True, subject="operator:alice")
+    for command in ("introspect", "revoke"):
+        outcome = meshctl("token", command, "-", "--token", "own", stdin=b" \n")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("error: standard input holds no token\n")
+    assert not meshd.requests
+
+
+def test_a_revocation_says_that_nobody_knows_the_name(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    operator = meshctl("token", "revoke", "--subject", "nope")
+    assert (operator.code, operator.out[:21]) == (0, "Revoked operator nope")
+    assert "meshctl audit list --subject operator:nope" in operator.err
+    for command in (("token", "revoke", "--agent-id"), ("agent", "revoke")):
+        # Tokens may have been issued to an id that never registered: they are taken away.
+        unknown = meshctl(*command, "nope", "-n", "production")
+        assert (unknown.code, unknown.out[:18]) == (0, "Revoked agent nope")
+        assert "No agent nope has registered or was declared there" in unknown.err
+        assert meshctl(*command, "worker-1", "-n", "production").err == ""
+
+
 def test_agent_revoke(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     outcome = meshctl("agent", "revoke", "worker-1", "--reason", "stolen laptop")
     assert outcome.out.startswith("Revoked agent worker-1")
@@ -232,7 +266,8 @@ def test_audit_list(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     assert "operator:local" in outcome.out
     assert "no: ACCESS_DENIED" in outcome.out
     assert meshd.sent(auth_service_pb2.ListAuditEventsRequest).denied_only
-    assert meshctl("audit", "list", "-o", "json").json["events"][0]["method"] == "SubmitTask"
+    document = meshctl("audit", "list", "-o", "json").json
+    assert (document["events"][0]["method"], document["more"]) == ("SubmitTask", False)
 
 
 def test_version(meshd: FakeMeshd, meshctl: Meshctl) -> None:

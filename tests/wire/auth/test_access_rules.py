@@ -13,7 +13,7 @@ from agentmesh.v1 import (
     registry_service_pb2,
     scheduler_service_pb2,
 )
-from meshd.domain.access import Action, Decide, Scope
+from meshd.domain.access import RESOURCES, Action, Decide, Scope
 from meshd.wire.access_rules import AccessRuleError, load_rules
 
 OURS = [
@@ -55,6 +55,13 @@ def test_the_whole_contract_has_rules() -> None:
         if served.name in ("GetNamespace", "CreateNamespace"):
             expected = "name"
         assert served.namespace_field == expected, served
+
+
+def test_a_scope_can_name_what_each_rule_is_about() -> None:
+    ours = {served.rule.resource for served in load_rules(OURS).values()}
+    assert ours <= RESOURCES
+    unused = {"data", "feedback", "integrations", "metrics", "policies", "results", "reviews"}
+    assert ours | unused == RESOURCES
 
 
 def test_a_rule_is_read_as_written() -> None:

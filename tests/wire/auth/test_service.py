@@ -196,6 +196,11 @@ FAULTS = [
     ),
     (
         "IssueToken",
+        pb.IssueTokenRequest(namespace="blue", agent_id="w", type=WORKER, scope=["read:bogus"]),
+        "scope",
+    ),
+    (
+        "IssueToken",
         pb.IssueTokenRequest(namespace="blue", agent_id="w", type=WORKER, capabilities=["A B"]),
         "capabilities",
     ),
