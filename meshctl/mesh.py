@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -83,6 +83,23 @@ class Mesh:
             page_token = page.next_page_token
             if not page_token:
                 return
+
+    def first(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Q, _P],
+        request: Callable[[str], _Q],
+        items: Callable[[_P], Iterable[_R]],
+        limit: int,
+    ) -> tuple[list[_R], bool]:
+        """Returns the first `limit` items of a list method, and whether there are more."""
+        found: list[_R] = []
+        more = False
+        for page in self.pages(method, request):
+            found += items(page)
+            more = len(found) > limit or bool(page.next_page_token)
+            if len(found) >= limit:
+                break
+        return found[:limit], more
 
     def problem(self, error: grpc.RpcError) -> Problem:
         """Returns what to tell the user about a failed call."""

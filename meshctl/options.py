@@ -27,6 +27,7 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 
 AGENT_TYPES = ("orchestrator", "worker", "monitor", "integrator", "governor", "critic")
 HEALTHS = ("declared", "healthy", "suspect", "deaf", "lost", "draining")
+MAX_LIMIT = 100_000
 TASK_STATES = ("waiting", "queued", "assigned", "running", "succeeded", "failed", "cancelled", "expired")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -201,7 +202,7 @@ def limit_option(default: int) -> Callable[[_F], _F]:
     """Adds --limit: the most entries a list returns."""
     return click.option(
         "--limit",
-        type=click.IntRange(1, 100_000),
+        type=click.IntRange(1, MAX_LIMIT),
         default=default,
         show_default=True,
         help="At most this many.",

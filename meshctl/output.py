@@ -19,6 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from meshctl.options import MAX_LIMIT
 from meshctl.safe_text import escaped_json, printable
 
 _MIN_COLUMN = 12
@@ -63,6 +64,11 @@ def _write_document(text: str) -> None:
 def note(text: str) -> None:
     """Writes an explanation to standard error, out of the way of the result."""
     click.echo(printable(text, keep_newlines=True), err=True)
+
+
+def note_more(shown: int) -> None:
+    """Says that a list goes on behind --limit."""
+    note(f"{shown:,} shown, there are more: --limit {min(10 * shown, MAX_LIMIT)}")
 
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

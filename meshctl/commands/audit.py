@@ -43,18 +43,15 @@ def list_events(
             page_token=page_token,
         )
 
-    found: list[auth_service_pb2.AuditEvent] = []
-    for page in mesh.pages(mesh.auth.ListAuditEvents, request):
-        found += page.events
-        if len(found) >= limit:
-            break
-    found = found[:limit]
+    found, more = mesh.first(mesh.auth.ListAuditEvents, request, lambda page: page.events, limit)
     if invocation.json:
-        output.write_json({"events": [output.as_dict(event) for event in found]})
+        output.write_json({"events": [output.as_dict(event) for event in found], "more": more})
     elif found:
         output.write_table(_HEADERS, [_row(event) for event in found])
     else:
         output.note("No audit records match.")
+    if more:
+        output.note_more(len(found))
 
 
 def _row(event: auth_service_pb2.AuditEvent) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import datetime
 
 import click
 
-from agentmesh.v1 import scheduler_service_pb2, task_pb2
+from agentmesh.v1 import scheduler_service_pb2
 from meshctl import explaining, namespaces, news, options, outcomes, output, progress, rows, words
 from meshctl.following import ConnectionLost, Follower
 from meshctl.mesh import PAGE_SIZE
@@ -58,18 +58,15 @@ def list_tasks(
             page_token=page_token,
         )
 
-    found: list[task_pb2.Task] = []
-    for page in mesh.pages(mesh.scheduler.ListTasks, request):
-        found += page.tasks
-        if len(found) >= limit:
-            break
-    found = found[:limit]
+    found, more = mesh.first(mesh.scheduler.ListTasks, request, lambda page: page.tasks, limit)
     if invocation.json:
-        output.write_json({"tasks": [output.as_dict(item) for item in found]})
+        output.write_json({"tasks": [output.as_dict(item) for item in found], "more": more})
     elif found:
         output.write_table(rows.TASK_HEADERS, [rows.task_row(item) for item in found])
     else:
         output.note("No tasks match. Submit one: meshctl execute --help")
+    if more:
+        output.note_more(len(found))
 
 
 @task.command("get")

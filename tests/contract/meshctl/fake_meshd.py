@@ -34,6 +34,8 @@ from agentmesh.v1 import (
 )
 
 Context = grpc.ServicerContext
+MAX_PAGE = 2
+"""Few, so that every list is followed over several pages."""
 Course = Callable[["FakeMeshd", task_pb2.Task], Iterator[scheduler_service_pb2.WatchTaskResponse]]
 
 
@@ -330,7 +332,10 @@ class FakeMeshd(
             for (namespace, _), task in sorted(self.tasks.items())
             if name in ("", namespace) and (not request.states or task.state in request.states)
         ]
-        return scheduler_service_pb2.ListTasksResponse(tasks=found[: request.page_size])
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size, MAX_PAGE)
+        more = str(end) if end < len(found) else ""
+        return scheduler_service_pb2.ListTasksResponse(tasks=found[start:end], next_page_token=more)
 
     def WatchTask(self, request: Any, context: Context) -> Iterator[scheduler_service_pb2.WatchTaskResponse]:
         task = self._task(request, context)
