@@ -207,7 +207,9 @@ class IssueTokenRequest(message.Message):
 
     @builtins.property
     def scope(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Narrows what the role may do, entries "action:resource"; empty: everything the role may."""
+        """Narrows what the role may do, entries "action:resource"; empty: everything the role may. The rule of each method says
+        what it takes; inputs of tasks take read:data besides, results, output and the text of progress read:results.
+        """
 
     @builtins.property
     def lifetime(self) -> duration_pb2.Duration:

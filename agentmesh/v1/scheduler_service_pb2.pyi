@@ -39,7 +39,9 @@ class _TaskViewEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_TaskView.Valu
     """With everything the caller may read."""
 
 class TaskView(_TaskView, metaclass=_TaskViewEnumTypeWrapper):
-    """How much of a task is returned."""
+    """How much of a task is returned. Its payload takes the right to read data, its output and the text of its progress that
+    to read results; a worker may read both for its own attempts only. What the caller may not read is left out.
+    """
 
 TASK_VIEW_UNSPECIFIED: TaskView.ValueType  # 0
 """The default, FULL."""
@@ -518,11 +520,11 @@ class WatchTaskResponse(message.Message):
 
     @builtins.property
     def progress(self) -> task_pb2.ProgressReport:
-        """Progress of the attempt."""
+        """Progress of the attempt; without its text for those who may not read results."""
 
     @builtins.property
     def output(self) -> OutputChunk:
-        """A piece of output."""
+        """A piece of output, for those who may read results."""
 
     def __init__(
         self,

@@ -139,7 +139,8 @@ class SchedulerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchTask(self, request, context):
-        """Follows one task until its end: its state now, then every change, its progress and its output.
+        """Follows one task until its end: its state now, then every change, its progress and its output. Output and the text
+        of progress go to those only who may read results, decided for the attempt that they come from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class SchedulerServiceStub:
     WaitTask: grpc.UnaryUnaryMultiCallable[scheduler_service_pb2.WaitTaskRequest, scheduler_service_pb2.WaitTaskResponse]
     """Waits until a task has ended, or the time is over: then the task is returned as it is."""
     WatchTask: grpc.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTaskRequest, scheduler_service_pb2.WatchTaskResponse]
-    """Follows one task until its end: its state now, then every change, its progress and its output."""
+    """Follows one task until its end: its state now, then every change, its progress and its output. Output and the text
+    of progress go to those only who may read results, decided for the attempt that they come from.
+    """
     WatchTasks: grpc.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTasksRequest, scheduler_service_pb2.WatchTasksResponse]
     """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
     Payloads and outputs are left out.
@@ -76,7 +78,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     WaitTask: aio.UnaryUnaryMultiCallable[scheduler_service_pb2.WaitTaskRequest, scheduler_service_pb2.WaitTaskResponse]  # type: ignore[assignment]
     """Waits until a task has ended, or the time is over: then the task is returned as it is."""
     WatchTask: aio.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTaskRequest, scheduler_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
-    """Follows one task until its end: its state now, then every change, its progress and its output."""
+    """Follows one task until its end: its state now, then every change, its progress and its output. Output and the text
+    of progress go to those only who may read results, decided for the attempt that they come from.
+    """
     WatchTasks: aio.UnaryStreamMultiCallable[scheduler_service_pb2.WatchTasksRequest, scheduler_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
     """Follows the tasks of a namespace: the open ones that match, then every durable change, the end of a task included.
     Payloads and outputs are left out.
@@ -145,7 +149,9 @@ class SchedulerServiceServicer(metaclass=abc_1.ABCMeta):
         request: scheduler_service_pb2.WatchTaskRequest,
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[scheduler_service_pb2.WatchTaskResponse], abc.AsyncIterator[scheduler_service_pb2.WatchTaskResponse]]:
-        """Follows one task until its end: its state now, then every change, its progress and its output."""
+        """Follows one task until its end: its state now, then every change, its progress and its output. Output and the text
+        of progress go to those only who may read results, decided for the attempt that they come from.
+        """
 
     @abc_1.abstractmethod
     def WatchTasks(

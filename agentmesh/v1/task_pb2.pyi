@@ -433,7 +433,7 @@ class Task(message.Message):
     """Subject that submitted it."""
     @builtins.property
     def spec(self) -> TaskSpec:
-        """What was asked for. The payload is left out where a view says so."""
+        """What was asked for. The payload is left out where a view says so, and for those who may not read data."""
 
     @builtins.property
     def wait_reasons(self) -> containers.RepeatedScalarFieldContainer[WaitReason.ValueType]:
@@ -449,11 +449,11 @@ class Task(message.Message):
 
     @builtins.property
     def output(self) -> payload_pb2.Payload:
-        """Result of the accepted attempt; absent before the end and where a view says so."""
+        """Result of the accepted attempt; absent before the end, where a view says so, and for those who may not read results."""
 
     @builtins.property
     def failure(self) -> Failure:
-        """What the last failed attempt reported; absent without one."""
+        """What the last failed attempt reported; absent without one. Whoever may see the task may read it."""
 
     @builtins.property
     def submit_time(self) -> timestamp_pb2.Timestamp:
@@ -473,7 +473,9 @@ class Task(message.Message):
 
     @builtins.property
     def progress(self) -> ProgressReport:
-        """Newest progress of the attempt that counts; not durable."""
+        """Newest progress of the attempt that counts; not durable. Its text comes with GetTask, WaitTask and WatchTask
+        only, for those who may read results.
+        """
 
     def __init__(
         self,

@@ -183,6 +183,21 @@ def decide(principal: Principal, rule: AccessRule, namespace: str) -> None:
         )
 
 
+def may_read_part(principal: Principal, resource: Literal["data", "results"], holder: str) -> bool:
+    """Decide the object rule: whether who may read a task may read its input (``data``) or its result (``results``).
+
+    Output and the text of progress are parts of a result. A scope must include reading them. ``holder`` is the agent
+    whose attempt it is about: a worker reads of no attempts but its own, and of those the input as well.
+    """
+    if principal.scope and not scope_covers(principal.scope, Action.READ.name.lower(), resource):
+        return False
+    if principal.agent_type is AgentType.WORKER:
+        return holder == principal.agent_id
+    return principal.agent_type is None or type_allows(
+        principal.agent_type, Action.READ.name.lower(), resource
+    )
+
+
 def type_allows(agent_type: AgentType, action: str, resource: str) -> bool:
     """Ask the access table: denied actions first, then allowed action and resource."""
     row = ACCESS_TABLE[agent_type]

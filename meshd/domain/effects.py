@@ -36,8 +36,8 @@ class Effects:
         self.urgent: list[tuple[Stream, DownFrame]] = []
         self.progress: list[Task] = []
         """Tasks with new progress, for those who watch."""
-        self.output: list[tuple[Task, int, bytes]] = []
-        """(task, seq, chunk) of output, for those who watch."""
+        self.output: list[tuple[int, int, str, int, bytes]] = []
+        """(task's key, attempt, agent, seq, chunk) of output, for those who watch; by now others may hold the task."""
         self.ended: dict[tuple[TaskState, OutcomeReason], int] = {}
         """How many tasks ended, and how."""
         self.counts: dict[tuple[str, str], int] = {}

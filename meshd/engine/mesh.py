@@ -341,9 +341,10 @@ class Mesh:
                 out.callbacks.append(partial(self.hub.publish, task.key, copy(task)))
         for task in out.progress:
             if task.progress is not None:
-                self.hub.publish(task.key, ProgressNote(*task.progress))
-        for task, seq, chunk in out.output:
-            self.hub.publish(task.key, OutputPiece(task.attempt, seq, chunk))
+                # Without a new assignment, which clears it, the task is still that agent's.
+                self.hub.publish(task.key, ProgressNote(task.agent_id, *task.progress))
+        for key, attempt, agent_id, seq, chunk in out.output:
+            self.hub.publish(key, OutputPiece(agent_id, attempt, seq, chunk))
 
     def _taken(self, writes: Writes) -> None:
         """Measure what was written; move fresh inputs, which are in rows now, from tasks to the bounded cache."""

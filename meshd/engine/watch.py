@@ -21,6 +21,8 @@ MAX_QUEUED_OUTPUT_BYTES = 1024 * 1024
 class OutputPiece(NamedTuple):
     """A piece of output of an attempt."""
 
+    agent_id: str
+    """Whose attempt it is; the task may be another agent's by the time a watcher takes this."""
     attempt: int
     seq: int
     chunk: bytes
@@ -29,6 +31,7 @@ class OutputPiece(NamedTuple):
 class ProgressNote(NamedTuple):
     """Progress of an attempt."""
 
+    agent_id: str
     attempt: int
     seq: int
     fraction: float | None

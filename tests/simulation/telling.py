@@ -257,7 +257,9 @@ class Telling:
         waits = session.held.get(frame.fence) is task and task.attempt_state is AttemptState.ASSIGNED
         if waits and isinstance(frame, (f.Accept, f.Progress, f.Output)):
             raise Violation(f"{name} works at {task.spec.task_id}, which still counts as not accepted")
-        if isinstance(frame, f.Output) and (task, frame.seq, frame.chunk) not in out.output:
+        attempt = int.from_bytes(frame.fence[8:], "big")
+        piece = isinstance(frame, f.Output) and (task.key, attempt, name, frame.seq, frame.chunk)
+        if piece and piece not in out.output:
             raise Violation(f"watchers of {task.spec.task_id} do not see its output")
         if isinstance(frame, f.Progress):
             old = next(attempt.progress for attempt in before.attempts if attempt.task is task)

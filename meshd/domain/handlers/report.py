@@ -63,7 +63,7 @@ def _progress(
 
 def _output(ns: Namespace, session: Session, task: Task, frame: f.Output, now: Now, out: Effects) -> None:
     accepted(ns, task, now)
-    out.output.append((task, frame.seq, frame.chunk))
+    out.output.append((task.key, task.attempt, task.agent_id, frame.seq, frame.chunk))
 
 
 def _done(ns: Namespace, session: Session, task: Task, frame: f.Done, now: Now, out: Effects) -> None:

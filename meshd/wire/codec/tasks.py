@@ -268,7 +268,8 @@ def write_task(message: task_pb2.Task, task: Task, payload: bytes = b"", output:
     if task.cancel_ms:
         write_timestamp(message.cancel_request_time, task.cancel_ms)
     if task.progress is not None and not task.terminal:
-        message.progress.CopyFrom(progress_to(*task.progress))
+        # Without its text, which is part of a result: not everybody may read it who may see the task.
+        message.progress.CopyFrom(progress_to(*task.progress[:-1]))
 
 
 def _write_spec(message: task_pb2.TaskSpec, spec: TaskSpec, payload: bytes) -> None:
@@ -326,7 +327,7 @@ def failure_to(failure: Failure) -> task_pb2.Failure:
     return task_pb2.Failure(type=failure.type, message=failure.message, retryable=failure.retryable)
 
 
-def progress_to(attempt: int, seq: int, fraction: float | None, message: str) -> task_pb2.ProgressReport:
+def progress_to(attempt: int, seq: int, fraction: float | None, message: str = "") -> task_pb2.ProgressReport:
     """Return the message of progress."""
     return task_pb2.ProgressReport(attempt=attempt, seq=seq, fraction=fraction, message=message)
 

@@ -10,7 +10,7 @@ from typing import Any
 from agentmesh.v1 import scheduler_service_pb2 as pb
 from agentmesh.v1 import scheduler_service_pb2_grpc as pb_grpc
 from agentmesh.v1 import task_pb2
-from meshd.domain.access import Call
+from meshd.domain.access import may_read_part
 from meshd.domain.commands import Cancel
 from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.errors import Refusal
@@ -163,7 +163,8 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def WatchTask(
         self, request: pb.WatchTaskRequest, context: Any
     ) -> AsyncIterator[pb.WatchTaskResponse]:
-        """Follow one task until its end."""
+        """Follow one task until its end. What may be read is decided at each event: the holder may change."""
+        principal = current_call().principal
         _, task = await self._task(request.task_id)
         watcher = self._mesh.hub.add(task.key)
         try:
@@ -175,10 +176,13 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             while not over:
                 event = await watcher.next()
                 if isinstance(event, OutputPiece):
-                    chunk = pb.OutputChunk(attempt=event.attempt, seq=event.seq, chunk=event.chunk)
-                    yield pb.WatchTaskResponse(output=chunk)
+                    if may_read_part(principal, "results", event.agent_id):
+                        chunk = pb.OutputChunk(attempt=event.attempt, seq=event.seq, chunk=event.chunk)
+                        yield pb.WatchTaskResponse(output=chunk)
                 elif isinstance(event, ProgressNote):
-                    yield pb.WatchTaskResponse(progress=codec.progress_to(*event))
+                    text = event.message if may_read_part(principal, "results", event.agent_id) else ""
+                    progress = codec.progress_to(event.attempt, event.seq, event.fraction, text)
+                    yield pb.WatchTaskResponse(progress=progress)
                 elif event.generation > shown:
                     shown = event.generation
                     over = event.terminal
@@ -260,20 +264,18 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
 
     async def _shown(self, task: Task, view: int) -> task_pb2.Task:
         """Return a task's message with what the view and the caller's rights allow."""
+        principal = current_call().principal
+        reads_results = may_read_part(principal, "results", task.agent_id)
         payload = output = b""
-        if view != pb.TASK_VIEW_BASIC and _may_read_payloads(current_call(), task):
-            payload = await self._mesh.payload(task.key) if task.payload_bytes else b""
-            if task.state is TaskState.SUCCEEDED:
+        if view != pb.TASK_VIEW_BASIC:
+            if task.payload_bytes and may_read_part(principal, "data", task.agent_id):
+                payload = await self._mesh.payload(task.key)
+            if task.state is TaskState.SUCCEEDED and reads_results:
                 output = await self._mesh.output(task.key)
-        return codec.task_to(task, payload, output)
-
-
-def _may_read_payloads(call: Call, task: Task) -> bool:
-    """Decide the object rule: a worker sees input and result only of tasks it holds or has finished itself."""
-    principal = call.principal
-    if principal.agent_type is None or principal.agent_type.name != "WORKER":
-        return True
-    return task.agent_id == principal.agent_id
+        message = codec.task_to(task, payload, output)
+        if reads_results and task.progress is not None and message.HasField("progress"):
+            message.progress.message = task.progress[-1]
+        return message
 
 
 def _workload(agent: Agent) -> pb.AgentWorkload:

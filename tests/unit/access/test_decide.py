@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from meshd.domain.access import ANONYMOUS, LOCAL_OPERATOR, AccessRule, Action, Principal, Scope, decide
+from meshd.domain.access import (
+    ANONYMOUS,
+    LOCAL_OPERATOR,
+    AccessRule,
+    Action,
+    Principal,
+    Scope,
+    decide,
+    may_read_part,
+)
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.values import AgentType
 
@@ -67,3 +76,32 @@ def test_may_see() -> None:
     assert not ORCHESTRATOR.may_see("red")
     assert not ANONYMOUS.may_see("")
     assert LOCAL_OPERATOR.may_see("red")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "results"),
+    [
+        ("ORCHESTRATOR", True, True),
+        ("WORKER", False, False),
+        ("MONITOR", True, True),
+        ("INTEGRATOR", True, False),
+        ("GOVERNOR", False, False),
+        ("CRITIC", False, False),
+    ],
+)
+def test_what_is_in_a_task_of_others_goes_by_the_table(kind: str, data: bool, results: bool) -> None:
+    reader = Principal("agent", "agent:blue/a", "blue", "a", AgentType[kind], expire_ms=1)
+    assert may_read_part(reader, "data", "b") is data
+    assert may_read_part(reader, "results", "b") is results
+
+
+def test_a_worker_reads_what_is_in_its_own_attempts() -> None:
+    worker = Principal("agent", "agent:blue/a", "blue", "a", AgentType.WORKER, expire_ms=1)
+    assert may_read_part(worker, "data", "a")
+    assert may_read_part(worker, "results", "a")
+
+
+def test_operators_read_what_is_in_tasks_as_far_as_their_scope() -> None:
+    assert may_read_part(LOCAL_OPERATOR, "data", "a")
+    assert not may_read_part(NARROW_OPERATOR, "data", "a")
+    assert not may_read_part(NARROW_OPERATOR, "results", "a")

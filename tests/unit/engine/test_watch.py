@@ -27,7 +27,7 @@ async def test_who_is_behind_loses_the_oldest_output_and_no_state_of_the_task() 
     watcher = Watcher()
     task = a_task(1)
     watcher.put(task)
-    pieces = [OutputPiece(1, seq, CHUNK) for seq in range(100)]
+    pieces = [OutputPiece("a", 1, seq, CHUNK) for seq in range(100)]
     for piece in pieces:
         watcher.put(piece)
     kept = MAX_QUEUED_OUTPUT_BYTES // len(CHUNK)
@@ -41,7 +41,7 @@ async def test_who_is_behind_loses_the_oldest_output_and_no_state_of_the_task() 
 async def test_events_are_bounded_too() -> None:
     watcher = Watcher()
     states: list[TaskEvent] = [a_task(key) for key in range(3)]
-    notes: list[TaskEvent] = [ProgressNote(1, seq, None, "") for seq in range(2 * MAX_QUEUED)]
+    notes: list[TaskEvent] = [ProgressNote("a", 1, seq, None, "") for seq in range(2 * MAX_QUEUED)]
     for event in [*states, *notes]:
         watcher.put(event)
     events = await all_of(watcher)

@@ -66,7 +66,12 @@ class RunningMesh:
         return Stubs(channel, token)
 
     async def token(
-        self, agent_id: str, kind: str = "WORKER", namespace: str = "default", ttl_s: int = 0
+        self,
+        agent_id: str,
+        kind: str = "WORKER",
+        namespace: str = "default",
+        ttl_s: int = 0,
+        scope: tuple[str, ...] = (),
     ) -> str:
         """Have a token issued; 0 seconds means the usual hour."""
         request = auth_service_pb2.IssueTokenRequest(
@@ -74,6 +79,7 @@ class RunningMesh:
             agent_id=agent_id,
             type=agent_pb2.AgentType.Value(f"AGENT_TYPE_{kind}"),
             capabilities=["*"],
+            scope=scope,
         )
         if ttl_s:
             request.lifetime.seconds = ttl_s
