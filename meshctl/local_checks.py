@@ -18,6 +18,7 @@ from meshctl.problems import Problem
 
 CONNECT_TIMEOUT_S = 3.0
 CERTIFICATE_WARNING_S = 14 * 86_400
+NAME_A_CA = "name the authority that signed meshd's certificate: --ca FILE"
 #: OpenSSL's X509_V_ERR_… by their numbers.
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
 
@@ -77,6 +78,10 @@ def connects(target: Target) -> Check:
 
 def certificate(target: Target) -> tuple[Check, bool]:
     """Tells whether the server's certificate is good for this CA and host, how long still, and whether calls can go."""
+    if not target.uses_tls and speaks_tls(target):
+        return wrong(
+            "tls", f"what listens at {target.address} speaks TLS, and no CA is given", NAME_A_CA
+        ), False
     if not target.uses_tls:
         why = "the address does not leave this host" if target.is_loopback else "--insecure was spelled out"
         return skipped("tls", f"not used: {why}"), True
@@ -104,6 +109,20 @@ def certificate(target: Target) -> tuple[Check, bool]:
     if left_s < CERTIFICATE_WARNING_S:
         return wrong("tls", words, "renew tls_cert on meshd's host and restart meshd"), True
     return ok("tls", words), True
+
+
+def speaks_tls(target: Target) -> bool:
+    """Tells whether what listens at a TCP address begins with TLS, whoever signed its certificate."""
+    if target.is_socket:
+        return False
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent over it
+    context.set_alpn_protocols(["h2"])
+    try:
+        with _connect(target) as plain, context.wrap_socket(plain):
+            return True
+    except OSError:
+        return False
 
 
 def host_and_port(target: Target) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import click
 
 from agentmesh import errors
 from agentmesh.connection import Target, existing_socket
+from meshctl.fields import as_typed
 from meshctl.problems import ExitCode, Problem
 
 # Along the class tree of agentmesh.errors: the first that matches decides.
@@ -38,7 +39,8 @@ _NEXT_STEPS = {
     "TASK_NOT_FOUND": "see the newest ones: meshctl task list",
     "TASK_EXISTS": "choose another --task-id, or look at the first one: meshctl task get TASK_ID",
     "INVALID_PAGE_TOKEN": "run the command again",
-    "TOKEN_MISSING": "use the operator socket on meshd's host, or log in: meshctl login",
+    "TOKEN_MISSING": 'on meshd\'s host name the socket that its line "meshd ready" shows: --address unix:/path; '
+    "elsewhere log in: meshctl login",
     "TOKEN_INVALID": _ANOTHER_ONE,
     "TOKEN_EXPIRED": _ANOTHER_ONE,
     "TOKEN_REVOKED": "ask an operator why it was taken away; without a token the operator socket is used",
@@ -68,7 +70,11 @@ def problem_of(error: errors.MeshError, target: Target, profile: str = "") -> Pr
         next_step = f"if you may have a fresh one: meshctl login --profile {profile}{_from_the_socket()}"
     else:
         next_step = _next_step(error)
-    return Problem(str(error), next_step, code, error.reason)
+    # What meshd says is for programs, which send metadata.
+    what = (
+        f"meshd at {target.address} asks for a token" if error.reason == "TOKEN_MISSING" else as_typed(error)
+    )
+    return Problem(what, next_step, code, error.reason)
 
 
 def _next_step(error: errors.MeshError) -> str:
@@ -125,12 +131,12 @@ def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
             "check how it is written and this host's DNS, or use an IP address: --address 10.0.0.7:7600",
             ExitCode.UNREACHABLE,
         )
-    if target.uses_tls:
-        return Problem(
-            f"no meshd with a certificate of {target.ca} answers at {target.address} ({error.message})",
-            "check the address, that meshd serves TLS there, and the CA file",
-            ExitCode.UNREACHABLE,
-        )
+    from meshctl import local_checks
+
+    if not target.is_socket and local_checks.connects(target).state == "ok":
+        found, usable = local_checks.certificate(target)
+        if not usable:
+            return Problem(found.result, found.next_step, ExitCode.UNREACHABLE)
     return Problem(
         f"no meshd answers at {target.address}",
         "start one here: meshd   or name another: --address unix:/path or host:port",

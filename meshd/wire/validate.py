@@ -26,7 +26,8 @@ def invalid(field: str, message: str) -> Refusal:
     return Refusal(Reason.INVALID_ARGUMENT, f"{field} {message}", field=field)
 
 
-def _shown(value: str) -> str:
+def shown(value: str) -> str:
+    """Return the beginning of a value that was sent, as it appears in an error."""
     return repr(value if len(value) <= 40 else value[:40] + "…")
 
 
@@ -36,7 +37,7 @@ def namespace_name(value: str, field: str = "namespace") -> str:
         return value
     raise invalid(
         field,
-        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+        f"is {shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
     )
 
 
@@ -48,7 +49,7 @@ def agent_id(value: str, field: str = "agent_id") -> str:
         return value
     raise invalid(
         field,
-        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+        f"is {shown(value)}: use 1 to 63 of a-z, 0-9 and -, with no - at either end",
     )
 
 
@@ -60,7 +61,7 @@ def task_id(value: str, field: str = "task_id") -> str:
         return value
     raise invalid(
         field,
-        f"is {_shown(value)}: start with a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : / -",
+        f"is {shown(value)}: start with a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : / -",
     )
 
 
@@ -72,7 +73,7 @@ def dotted(value: str, field: str) -> str:
         raise Refusal(Reason.FIELD_REQUIRED, f"{field} is empty", field=field)
     raise invalid(
         field,
-        f"is {_shown(value)}: use 1 to 63 of a-z, 0-9, - and ., with a letter or digit at both ends",
+        f"is {shown(value)}: use 1 to 63 of a-z, 0-9, - and ., with a letter or digit at both ends",
     )
 
 
@@ -90,7 +91,7 @@ def labels(values: dict[str, str], limit: int, field: str) -> dict[str, str]:
         raise invalid(field, f"has {len(values)} entries; at most {limit} are allowed")
     for key, value in values.items():
         if not LABEL_KEY.fullmatch(key):
-            raise invalid(field, f"has the name {_shown(key)}: use 1 to 63 of A-Z a-z 0-9 . _ / -")
+            raise invalid(field, f"has the name {shown(key)}: use 1 to 63 of A-Z a-z 0-9 . _ / -")
         text(value, 256, f"{field}.{key}")
     return dict(values)
 
@@ -114,7 +115,15 @@ def duration_ms(value: Duration, field: str, low_ms: int = 1, high_ms: int = MAX
     milliseconds = value.seconds * 1000 - (-value.nanos // 1_000_000)
     if low_ms <= milliseconds <= high_ms:
         return milliseconds
-    raise invalid(field, f"is {milliseconds} ms; allowed are {low_ms} to {high_ms} ms")
+    raise invalid(field, f"is {_length(milliseconds)}; allowed are {_length(low_ms)} to {_length(high_ms)}")
+
+
+def _length(milliseconds: int) -> str:
+    """Return a length of time in its largest unit that leaves no rest; a few days are hours."""
+    for unit, size_ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds % size_ms == 0 and milliseconds >= (3 * size_ms if unit == "d" else size_ms):
+            return f"{milliseconds // size_ms}{unit}"
+    return f"{milliseconds}ms"
 
 
 def number(value: float, low: float, high: float, field: str) -> float:

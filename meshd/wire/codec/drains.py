@@ -29,7 +29,8 @@ def selector_from(message: pb.AgentSelector) -> AgentSelector:
     pattern = message.agent_id_pattern
     if pattern and not PATTERN.fullmatch(pattern):
         raise validate.invalid(
-            "selector.agent_id_pattern", "is no pattern: use 1 to 63 of a-z, 0-9 and -, * for any, ? for one"
+            "selector.agent_id_pattern",
+            f"is {validate.shown(pattern)}: use 1 to 63 of a-z, 0-9 and -, * for any, ? for one",
         )
     if not (pattern or message.labels or message.type):
         text = 'selector is empty; name agents by pattern, label or type ("*" means all of them)'

@@ -52,6 +52,33 @@ def test_malformed_ids(house: House, title: str, arguments: tuple[str, ...]) -> 
     page.check(title, str(house.meshctl(*arguments).must_be_clear()))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("auth", "--operator", "--subject", "a b"), "--subject is 'a b': use 1 to 63 of a-z"),
+        (("auth", "--operator", "--subject", "a", "--ttl", "48h"), "--ttl is 48h; allowed are 1s to 24h"),
+        (("execute", "--task-type", "bad type"), "--task-type is 'bad type': use 1 to 63 of a-z"),
+        (("execute", "--task-type", ""), "--task-type is empty"),
+        (("execute", "--task-type", "t", "--require", "x y"), "--require is 'x y': use 1 to 63 of a-z"),
+        (("execute", "--task-type", "t", "--timeout", "400d"), "--timeout is 400d; allowed are 1ms to 366d"),
+        (
+            ("drain", "w", "--hand-over", "--grace", "20m", "-n", "default"),
+            "--grace is 20m; allowed are 0ms to 10m",
+        ),
+        (("drain", "Worker_1"), "PATTERN is 'Worker_1': use 1 to 63 of a-z"),
+        (("task", "cancel", "kept", "-n", "Default"), "--namespace is 'Default': use 1 to 63 of a-z"),
+        (
+            ("token", "join-token", "--agent-id", "a", "--agent-type", "worker", "--ttl", "1ms"),
+            "--ttl is 1ms;",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_field_is_called_as_it_was_typed(house: House, arguments: tuple[str, ...], words: str) -> None:
+    seen = house.meshctl(*arguments).must_be_clear()
+    assert (seen.code, seen.err.startswith(f"error: {words}")) == (2, True), seen
+
+
 def test_a_payload_that_is_too_large(house: House) -> None:
     (house.folder / "large.bin").write_bytes(b"x" * 300_000)
     seen = house.meshctl("execute", "--task-type", "t", "--payload", f"@{house.folder}/large.bin")

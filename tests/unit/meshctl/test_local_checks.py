@@ -19,18 +19,19 @@ from tests.unit.ops.certificates import Authority
 
 
 @contextlib.contextmanager
-def tls_server(cert: Path, key: Path) -> Iterator[str]:
-    """A server that answers one connection by a handshake; yields its address by the name localhost."""
+def tls_server(cert: Path, key: Path, connections: int = 1) -> Iterator[str]:
+    """A server that answers so many connections by a handshake; yields its address by the name localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     context.set_alpn_protocols(["h2"])
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
-            with contextlib.suppress(OSError):
-                accepted, _ = listening.accept()
-                with context.wrap_socket(accepted, server_side=True) as wrapped:
-                    wrapped.recv(1)
+            for _ in range(connections):
+                with contextlib.suppress(OSError):
+                    accepted, _ = listening.accept()
+                    with context.wrap_socket(accepted, server_side=True) as wrapped:
+                        wrapped.recv(1)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -97,6 +98,13 @@ def test_no_tls_is_needed_on_this_host() -> None:
         assert local_checks.certificate(target)[0].state == "skipped"
     insecure, may_call = local_checks.certificate(Target("mesh.example:1", insecure=True))
     assert (insecure.state, may_call, "--insecure" in insecure.result) == ("skipped", True, True)
+
+
+def test_tls_where_none_was_asked_for(authority: Authority) -> None:
+    with tls_server(*authority.issue()) as address:
+        check, may_call = local_checks.certificate(Target(address))
+    assert (check.state, may_call) == ("wrong", False)
+    assert "speaks TLS, and no CA is given" in check.result
 
 
 def test_connections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,3 +51,27 @@ def test_a_refused_profile_says_where_a_fresh_token_comes_from(
         here = problem_of(refused, target, "prod").next_step
     assert here.startswith(elsewhere)
     assert here.endswith(f"--address unix:{tmp_path}/agentmesh/meshd.sock")
+
+
+UNREACHABLE = errors.Unreachable("failed to connect", code="UNAVAILABLE")
+
+
+def test_a_server_with_tls_that_is_called_without_is_named_as_such(tmp_path: Path) -> None:
+    with tls_server(*Authority(tmp_path).issue(), connections=2) as address:
+        problem = problem_of(UNREACHABLE, Target(address))
+    assert problem.code == ExitCode.UNREACHABLE
+    assert problem.what == f"what listens at {address} speaks TLS, and no CA is given"
+    assert problem.next_step.endswith("--ca FILE")
+
+
+def test_nothing_that_listens_is_no_fault_of_the_certificate(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+    for target in (Target(address), Target(address, Authority(tmp_path).path)):
+        assert problem_of(UNREACHABLE, target).what == f"no meshd answers at {address}"
+
+
+def test_a_certificate_of_another_authority_is_named_as_such(tmp_path: Path) -> None:
+    with tls_server(*Authority(tmp_path).issue(), connections=2) as address:
+        problem = problem_of(UNREACHABLE, Target(address, Authority(tmp_path, "other").path))
+    assert "is not signed by" in problem.what
