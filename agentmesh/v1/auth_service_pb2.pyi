@@ -585,7 +585,9 @@ class ListAuditEventsResponse(message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """For the next page; empty: this was the last."""
+    """For the next page; empty: this was the last. A list that looks long for few matches ends a page before it is full,
+    maybe without any, and goes on on the next.
+    """
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[AuditEvent]:
         """The records, newest first."""

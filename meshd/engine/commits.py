@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,10 @@ from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.records import Writes
 from meshd.ports.observer import Observer
-from meshd.ports.store import StorageError, Store
+from meshd.ports.store import Stop, StorageError, Store
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 QUIET_S = 0.001
 """When nobody came for so long, nobody is waited for any more."""
@@ -30,6 +32,9 @@ RATE_MEMORY_S = 0.1
 """Time over which the rate of replies is averaged."""
 
 READER_THREADS = 4
+
+LIST_TIME_S = 0.25
+"""Time in which a list fills its page; one that looks long for few matches lets others have their turn between pages."""
 
 
 class Commits:
@@ -53,6 +58,7 @@ class Commits:
         self._barrier = CommitBarrier()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="reader")
+        self._lister = ThreadPoolExecutor(1, thread_name_prefix="lister")
         self._loop = asyncio.get_running_loop()
         self._replies_per_s = 0.0
         self._counted_mono = time.monotonic()
@@ -135,6 +141,22 @@ class Commits:
         """Run a read of the store on a reader thread."""
         return await self._loop.run_in_executor(self._readers, read, *args)
 
+    async def read_list(self, read: Callable[[C, Stop], T], condition: C) -> T:
+        """Run a list of the store, which may look at all there is, on a thread that no other read waits for.
+
+        It ends its page when its time is over, and when its caller has gone.
+        """
+        gone = threading.Event()
+
+        def listed() -> T:
+            end_mono = time.monotonic() + LIST_TIME_S
+            return read(condition, lambda: gone.is_set() or time.monotonic() >= end_mono)
+
+        try:
+            return await self._loop.run_in_executor(self._lister, listed)
+        finally:
+            gone.set()
+
     async def write_aside(self, write: Callable[..., T], *args: Any) -> T:
         """Run maintenance of the store on the writer thread, between commits."""
         return await self._loop.run_in_executor(self._writer, write, *args)
@@ -146,6 +168,7 @@ class Commits:
             await self.settled()
         await asyncio.to_thread(self._writer.shutdown)
         await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._lister.shutdown)
 
     def _begin(self) -> None:
         self._scheduled = False

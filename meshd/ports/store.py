@@ -7,8 +7,9 @@ raise: ``commit`` waits until there is space, as it waits for a slow disk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from meshd.domain.drains import Drain
 from meshd.domain.records import (
@@ -21,6 +22,8 @@ from meshd.domain.records import (
 )
 from meshd.domain.values import Agent, EndedAttempt, NamespaceInfo, Task, TaskState
 from meshd.ports.gauges import StorageGauges
+
+T = TypeVar("T")
 
 
 class StorageError(Exception):
@@ -59,8 +62,26 @@ class AuditFilter(NamedTuple):
     subject: str = ""
     method: str = ""
     denied_only: bool = False
-    before_rowid: int = 0
+    before: int = 0
+    """Only records before this ``rest`` of an earlier answer; 0: all."""
     limit: int = 100
+
+
+class Listed(NamedTuple, Generic[T]):
+    """A page of a list."""
+
+    found: list[T]
+    rest: int
+    """What to ask for before, to go on; 0: nothing is left."""
+
+
+Stop = Callable[[], bool]
+"""Asked again and again while a list looks for matches: True ends the page with what was found so far."""
+
+
+def never() -> bool:
+    """Let a list look until its page is full."""
+    return False
 
 
 @dataclass(slots=True)
@@ -138,11 +159,13 @@ class Store(Protocol):
     def list_attempts(self, key: int, limit: int) -> list[EndedAttempt]:
         """Return the newest ended attempts of a task, oldest first."""
 
-    def list_tasks(self, condition: TaskFilter) -> list[Task]:
+    # A list may look at everything there is, so it stops when told to; it has come on by then, if only a little.
+
+    def list_tasks(self, condition: TaskFilter, stop: Stop = never) -> Listed[Task]:
         """Return tasks, newest first, without payloads."""
 
-    def list_audit(self, condition: AuditFilter) -> list[tuple[int, AuditRecord]]:
-        """Return (rowid, record), newest first."""
+    def list_audit(self, condition: AuditFilter, stop: Stop = never) -> Listed[AuditRecord]:
+        """Return audit records, newest first."""
 
     def sweep(self, ended_before_ms: int, limit: int) -> int:
         """Delete up to ``limit`` tasks that ended before; called on the writer thread. Returns how many went."""

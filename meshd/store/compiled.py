@@ -34,6 +34,12 @@ def compile_sql(statement: Executable) -> tuple[str, list[Any]]:
     return compiled.string, [compiled.params[name] for name in compiled.positiontup or ()]
 
 
+def filled(parameters: list[Any], *values: Any) -> list[Any]:
+    """Return the parameters with these values in place of those without one, in order."""
+    rest = iter(values)
+    return [next(rest) if each is None else each for each in parameters]
+
+
 class Bulk:
     """A statement over a ``VALUES`` list, for any number of rows."""
 

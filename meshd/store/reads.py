@@ -1,7 +1,7 @@
 """Reads of the durable state, on any thread.
 
 Rule: every thread has a connection of its own that can only read; a read sees every commit that returned before it
-began.
+began. A list looks at a bounded number of rows between two questions whether it should stop.
 """
 
 from __future__ import annotations
@@ -10,20 +10,66 @@ import sqlite3
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Executable, Select, bindparam, false, select
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    Executable,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    false,
+    select,
+)
 
 from meshd.domain.records import AuditRecord
 from meshd.domain.values import FIRST_TERMINAL, EndedAttempt, Task, TaskState
-from meshd.ports.store import AuditFilter, StorageError, StoredDigest, TaskFilter
+from meshd.ports.store import AuditFilter, Listed, Stop, StorageError, StoredDigest, TaskFilter, never
 from meshd.store import rows
-from meshd.store.compiled import Row, compile_sql, sizes_up_to
+from meshd.store.compiled import Row, compile_sql, filled, sizes_up_to
 from meshd.store.opening import DATABASE, explained, open_reader
 from meshd.store.schema import attempts, audit, is_open, outputs, payloads, tasks
 
 CHUNK = 500
 """Most ids or keys in one statement."""
+
+LOOKED_AT_ONCE = 4_000
+"""Most rows that a list looks at in one step: some milliseconds; the first steps are shorter."""
+
+MAX_POSITION = 2**63 - 1
+"""Beyond every key."""
+
+
+class Walk(NamedTuple):
+    """A way through a table, from the newest row down along an index, and what is wanted of what lies on it."""
+
+    table: Table
+    position: Column[int]
+    walked: list[ColumnElement[bool]]
+    """What the index knows: every row on the way fulfils it."""
+    wanted: list[ColumnElement[bool]]
+
+    def end_of_piece(self) -> Select[Any]:
+        """Find the position at which a piece ends, given (before, rows but one)."""
+        way = select(self.position).where(self.position < _later("before"), *self.walked)
+        return way.order_by(self.position.desc()).limit(1).offset(_later("skipped"))
+
+    def piece(self) -> Select[Any]:
+        """Find what is wanted of a piece, given (before, its end, limit)."""
+        here = self.position < _later("before"), self.position >= _later("end")
+        found = select(self.table).where(*here, *self.walked, *self.wanted)
+        return found.order_by(self.position.desc()).limit(_later("limit"))
+
+    def position_of(self, row: Row) -> int:
+        """Return where a row lies."""
+        return int(row[list(self.table.c).index(self.position)])
+
+
+def _later(name: str) -> BindParameter[int]:
+    return bindparam(name, None, Integer)
 
 
 class SqliteReads:
@@ -81,19 +127,33 @@ class SqliteReads:
         )
         return [rows.attempt_from_row(row) for row in reversed(self._select(statement))]
 
-    def list_tasks(self, condition: TaskFilter) -> list[Task]:
+    def list_tasks(self, condition: TaskFilter, stop: Stop = never) -> Listed[Task]:
         """Return tasks, newest first, without payloads."""
-        statement = select(tasks).where(*_task_conditions(condition))
-        statement = statement.order_by(tasks.c.key.desc()).limit(condition.limit)
-        return [rows.task_from_row(row) for row in self._select(statement)]
+        found, rest = self._list(_task_walk(condition), condition.before_key, condition.limit, stop)
+        return Listed([rows.task_from_row(row) for row in found], rest)
 
-    def list_audit(self, condition: AuditFilter) -> list[tuple[int, AuditRecord]]:
-        """Return (rowid, record), newest first."""
-        statement = select(audit).where(*_audit_conditions(condition))
-        # Within a chain both orders are the same, and the chain's is the one with an index.
-        newest = audit.c.sequence if len(condition.namespaces) == 1 else audit.c.id
-        statement = statement.order_by(newest.desc()).limit(condition.limit)
-        return [(row[0], rows.audit_from_row(row[1:])) for row in self._select(statement)]
+    def list_audit(self, condition: AuditFilter, stop: Stop = never) -> Listed[AuditRecord]:
+        """Return audit records, newest first."""
+        found, rest = self._list(_audit_walk(condition), condition.before, condition.limit, stop)
+        return Listed([rows.audit_from_row(row[1:]) for row in found], rest)
+
+    def _list(self, walk: Walk, before: int, limit: int, stop: Stop) -> tuple[list[Row], int]:
+        """Walk down piece by piece until the page is full, told to stop, or at the end; return the rows and the rest."""
+        look, look_parameters = compile_sql(walk.piece())
+        find_end, end_parameters = compile_sql(walk.end_of_piece())
+        found: list[Row] = []
+        before, piece = before or MAX_POSITION, limit + 1
+        while True:
+            ends = self._read(find_end, filled(end_parameters, before, piece - 1))
+            end = ends[0][0] if ends else 0
+            # One more than the page tells whether there is a rest.
+            missing = limit + 1 - len(found)
+            found += self._read(look, filled(look_parameters, before, end, missing))
+            if len(found) > limit:
+                return found[:limit], walk.position_of(found[limit - 1])
+            if not ends or stop():
+                return found, end
+            before, piece = end, min(4 * piece, LOOKED_AT_ONCE)
 
     def close_readers(self) -> None:
         """Close every thread's connection; no read may be running."""
@@ -156,41 +216,37 @@ def _padded(values: list[Any]) -> list[Any]:
     return values + values[-1:] * (size - len(values))
 
 
-def _task_conditions(condition: TaskFilter) -> list[ColumnElement[bool]]:
-    only_open = bool(condition.states) and max(condition.states) < FIRST_TERMINAL
-    if len(condition.namespaces) == 1 and not only_open:
-        found = [tasks.c.namespace == condition.namespaces[0]]
+def _task_walk(condition: TaskFilter) -> Walk:
+    walked, wanted = [], []
+    if condition.states and max(condition.states) < FIRST_TERMINAL:
+        walked.append(is_open())
+        wanted.append(_one_of(tasks.c.namespace, condition.namespaces))
+    elif len(condition.namespaces) == 1:
+        walked.append(tasks.c.namespace == condition.namespaces[0])
     else:
-        # An expression keeps the planner off the namespace's index: the order by key is worth more here.
-        found = (
-            [tasks.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
-        )
-    if only_open:
-        found.append(is_open())
+        wanted.append(_one_of(tasks.c.namespace, condition.namespaces))
     if condition.states:
-        found.append(tasks.c.state.in_([int(state) for state in condition.states]))
+        wanted.append(tasks.c.state.in_([int(state) for state in condition.states]))
     if condition.task_type:
-        found.append(tasks.c.task_type == condition.task_type)
+        wanted.append(tasks.c.task_type == condition.task_type)
     if condition.agent_id:
-        found.append(tasks.c.agent_id == condition.agent_id)
-    if condition.before_key:
-        found.append(tasks.c.key < condition.before_key)
-    return found
+        wanted.append(tasks.c.agent_id == condition.agent_id)
+    return Walk(tasks, tasks.c.key, walked, wanted)
 
 
-def _audit_conditions(condition: AuditFilter) -> list[ColumnElement[bool]]:
-    if len(condition.namespaces) == 1:
-        found = [audit.c.namespace == condition.namespaces[0]]
-    else:
-        found = (
-            [audit.c.namespace.concat("").in_(condition.namespaces)] if condition.namespaces else [false()]
-        )
+def _audit_walk(condition: AuditFilter) -> Walk:
+    wanted = []
     if condition.subject:
-        found.append(audit.c.subject == condition.subject)
+        wanted.append(audit.c.subject == condition.subject)
     if condition.method:
-        found.append(audit.c.method == condition.method)
+        wanted.append(audit.c.method == condition.method)
     if condition.denied_only:
-        found.append(audit.c.allowed.is_(False))
-    if condition.before_rowid:
-        found.append(audit.c.id < condition.before_rowid)
-    return found
+        wanted.append(audit.c.allowed.is_(False))
+    if len(condition.namespaces) == 1:
+        return Walk(audit, audit.c.sequence, [audit.c.namespace == condition.namespaces[0]], wanted)
+    return Walk(audit, audit.c.id, [], [_one_of(audit.c.namespace, condition.namespaces), *wanted])
+
+
+def _one_of(namespace: Column[str], names: tuple[str, ...]) -> ColumnElement[bool]:
+    # An expression keeps the planner off the namespace's index: the order of the walk is worth more here.
+    return namespace.concat("").in_(names) if names else false()

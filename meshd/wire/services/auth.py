@@ -97,15 +97,13 @@ class AuthService(pb_grpc.AuthServiceServicer):
         names = (namespace,) if namespace else (*self._mesh.namespaces, SYSTEM_NAMESPACE)
         self._mesh.audit.flush_denials(time.monotonic(), force=True)
         await self._mesh.commits.settled()
-        found = await self._mesh.commits.read(
-            self._mesh.store.list_audit,
-            AuditFilter(names, request.subject, request.method, request.denied_only, before, size + 1),
-        )
-        more = page_token.encode("audit", conditions, str(found[size - 1][0])) if len(found) > size else ""
+        condition = AuditFilter(names, request.subject, request.method, request.denied_only, before, size)
+        found, rest = await self._mesh.commits.read_list(self._mesh.store.list_audit, condition)
+        token = page_token.encode("audit", conditions, str(rest)) if rest else ""
         self._mesh.audit.record(call, namespace=namespace)
         await self._mesh.commits.settled()
         return pb.ListAuditEventsResponse(
-            events=[codec.audit_event_to(record) for _, record in found[:size]], next_page_token=more
+            events=[codec.audit_event_to(record) for record in found], next_page_token=token
         )
 
     def _existing(self, call: Call) -> str:

@@ -111,13 +111,12 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
             before = page_token.decode_key("tasks", conditions, request.page_token)
         names = tuple(ns.name for ns in namespaces(self._mesh, current_call()))
         await self._mesh.commits.settled()
-        tasks = await self._mesh.commits.read(
-            self._mesh.store.list_tasks,
-            TaskFilter(names, states, task_type, agent_id, before, size + 1),
-        )
-        page = fitting(codec.task_to(self._live(task)) for task in tasks[:size])
-        more = len(page) < len(tasks)
-        token = page_token.encode("tasks", conditions, str(tasks[len(page) - 1].key)) if more else ""
+        condition = TaskFilter(names, states, task_type, agent_id, before, size)
+        tasks, rest = await self._mesh.commits.read_list(self._mesh.store.list_tasks, condition)
+        page = fitting(codec.task_to(self._live(task)) for task in tasks)
+        if len(page) < len(tasks):
+            rest = tasks[len(page) - 1].key
+        token = page_token.encode("tasks", conditions, str(rest)) if rest else ""
         return pb.ListTasksResponse(tasks=page, next_page_token=token)
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: Any) -> pb.CancelTaskResponse:

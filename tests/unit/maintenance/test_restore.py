@@ -201,7 +201,7 @@ def test_every_chain_tells_of_the_restore_and_is_whole(places: Places) -> None:
     places.restore()
     with places.open() as (store, _):
         for namespace, length in (("default", 2), ("_mesh", 1)):
-            records = [record for _, record in store.list_audit(AuditFilter((namespace,)))]
+            records = store.list_audit(AuditFilter((namespace,))).found
             assert len(records) == length
             assert (records[0].method, records[0].subject) == ("meshd restore", "operator:local")
             assert len(records[0].object_digest) == 32

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
 
 from meshd.domain.records import AuditRecord
-from meshd.domain.values import AttemptState, EndedAttempt, Failure, TaskState
-from meshd.ports.store import AuditFilter, TaskFilter
+from meshd.domain.values import AttemptState, EndedAttempt, Failure, Task, TaskState
+from meshd.ports.store import AuditFilter, Listed, TaskFilter, never
 from meshd.store import reads
 from meshd.store.compiled import compile_sql
-from meshd.store.schema import tasks
 from meshd.store.sqlite import SqliteStore
 from tests.unit.store.samples import a_task, audit_records, commit
 
@@ -55,26 +53,64 @@ def filled(store: SqliteStore) -> SqliteStore:
     ],
 )
 def test_tasks_are_listed_newest_first(filled: SqliteStore, condition: TaskFilter, keys: list[int]) -> None:
-    assert [task.key for task in filled.list_tasks(condition)] == keys
+    assert [task.key for task in filled.list_tasks(condition).found] == keys
 
 
 @pytest.mark.parametrize(
-    ("condition", "index"),
+    "condition",
     [
-        (TaskFilter(("default",), before_key=9), "ix_tasks_namespace_key"),
-        (TaskFilter(("default",), states=OPEN), "ix_tasks_open"),
-        (TaskFilter(("default", "team"), states=OPEN), "ix_tasks_open"),
-        (TaskFilter(("default", "team")), ""),
+        TaskFilter(("team", "default"), task_type="build"),
+        TaskFilter(("team", "default"), agent_id="a1"),
+        TaskFilter(("default",), states=(TaskState.FAILED,)),
+        TaskFilter(("default",), states=OPEN),
     ],
 )
-def test_lists_come_out_of_an_index_in_order(store: SqliteStore, condition: TaskFilter, index: str) -> None:
-    statement = (
-        select(tasks).where(*reads._task_conditions(condition)).order_by(tasks.c.key.desc()).limit(100)
-    )
-    sql, parameters = compile_sql(statement)
-    plan = " ".join(row[3] for row in store._writer.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
-    assert index in plan
-    assert "TEMP B-TREE" not in plan
+def test_a_list_that_is_stopped_goes_on_where_it_was(filled: SqliteStore, condition: TaskFilter) -> None:
+    whole = filled.list_tasks(condition)
+    assert whole.rest == 0
+    found: list[Task] = []
+    pages = rest = 0
+    while pages == 0 or rest:
+        page = filled.list_tasks(condition._replace(limit=1, before_key=rest), lambda: True)
+        assert len(page.found) <= 1
+        found, pages, rest = [*found, *page.found], pages + 1, page.rest
+    assert [task.key for task in found] == [task.key for task in whole.found]
+    assert pages > len(found)
+
+
+def test_a_list_looks_at_few_rows_before_it_asks_whether_to_stop(
+    filled: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "LOOKED_AT_ONCE", 3)
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    page = filled.list_tasks(TaskFilter(("team", "default"), task_type="none", limit=1), stop)
+    assert page == ([], 11 - 2 - 3), "two rows, then three"
+    assert filled.list_tasks(TaskFilter(("team", "default"), task_type="none"), never) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("walk", "index"),
+    [
+        (reads._task_walk(TaskFilter(("default",), before_key=9)), "ix_tasks_namespace_key"),
+        (reads._task_walk(TaskFilter(("default",), states=OPEN)), "ix_tasks_open"),
+        (reads._task_walk(TaskFilter(("default", "team"), states=OPEN)), "ix_tasks_open"),
+        (reads._task_walk(TaskFilter(("default", "team"))), ""),
+        (reads._audit_walk(AuditFilter(("default",), subject="s")), "sqlite_autoindex_audit"),
+        (reads._audit_walk(AuditFilter(("default", "team"))), ""),
+    ],
+)
+def test_lists_come_out_of_an_index_in_order(store: SqliteStore, walk: reads.Walk, index: str) -> None:
+    for statement in (walk.piece(), walk.end_of_piece()):
+        sql, parameters = compile_sql(statement)
+        plan = " ".join(row[3] for row in store._writer.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
+        assert index in plan
+        assert "<" in plan, "it begins where the page before ended"
+        assert "TEMP B-TREE" not in plan
 
 
 def test_digests_are_found_open_or_ended_in_their_namespace(store: SqliteStore) -> None:
@@ -117,16 +153,17 @@ def test_the_newest_attempts_are_listed_oldest_first(store: SqliteStore) -> None
     assert store.list_attempts(3, 9) == []
 
 
-def sequences(found: list[tuple[int, AuditRecord]]) -> list[tuple[str, int]]:
-    return [(record.namespace, record.sequence) for _, record in found]
+def sequences(listed: Listed[AuditRecord]) -> list[tuple[str, int]]:
+    return [(record.namespace, record.sequence) for record in listed.found]
 
 
 def test_audit_is_listed_newest_first(store: SqliteStore) -> None:
     records = audit_records("default", 4)
     commit(store, audit=[*records[:2], *audit_records("team", 1, subject="x", method="N"), *records[2:]])
-    found = store.list_audit(AuditFilter(("default",)))
-    assert [record for _, record in found] == records[::-1]
-    assert store.list_audit(AuditFilter(("default",), before_rowid=found[1][0])) == found[2:]
+    assert store.list_audit(AuditFilter(("default",))) == (records[::-1], 0)
+    page = store.list_audit(AuditFilter(("default",), limit=2))
+    assert page.found == records[:1:-1]
+    assert store.list_audit(AuditFilter(("default",), before=page.rest)) == (records[1::-1], 0)
     both = AuditFilter(("default", "team"))
     assert sequences(store.list_audit(both._replace(limit=3))) == [
         ("default", 4),
@@ -139,4 +176,4 @@ def test_audit_is_listed_newest_first(store: SqliteStore) -> None:
         ("default", 3),
         ("default", 1),
     ]
-    assert store.list_audit(AuditFilter(())) == []
+    assert store.list_audit(AuditFilter(())) == ([], 0)

@@ -107,7 +107,7 @@ def test_any_number_of_rows_is_written_and_changed(store: SqliteStore, count: in
         task.failure = Failure("E", f"m{key}", retryable=True)
         task.agent_id = f"a{key}"
     commit(store, changed_tasks=tasks)
-    found = store.list_tasks(TaskFilter(("default",), limit=count + 1))
+    found = store.list_tasks(TaskFilter(("default",), limit=count)).found
     assert [(t.key, t.generation, t.agent_id) for t in found] == [
         (k, k + 1, f"a{k}") for k in range(count, 0, -1)
     ]
@@ -278,9 +278,7 @@ def test_every_chain_has_its_head(store: SqliteStore) -> None:
     commit(store, audit=audit_records("default", 4) + audit_records("_mesh", 2) + audit_records("zz", 3))
     again, restored = restart(store)
     assert restored.audit_heads == {"default": (4, b"h4"), "_mesh": (2, b"h2"), "zz": (3, b"h3")}
-    assert [record for _, record in again.list_audit(AuditFilter(("_mesh",)))] == audit_records("_mesh", 2)[
-        ::-1
-    ]
+    assert again.list_audit(AuditFilter(("_mesh",))).found == audit_records("_mesh", 2)[::-1]
     again.close()
 
 
@@ -299,7 +297,7 @@ def test_the_sweep_takes_what_ended_before_and_all_that_belongs_to_it(store: Sql
         outputs=[(1, b"one"), (2, b"two")],
     )
     assert store.sweep(20, 100) == 1
-    assert [task.key for task in store.list_tasks(TaskFilter(("default",)))] == [4, 3, 2]
+    assert [task.key for task in store.list_tasks(TaskFilter(("default",))).found] == [4, 3, 2]
     assert (store.get_payload(1), store.get_output(1), store.list_attempts(1, 9)) == (b"", b"", [])
     assert (store.get_payload(2), store.get_output(2), store.list_attempts(2, 9)) == (
         b"input",
