@@ -37,6 +37,7 @@ CALL_CONNECTIONS = 4
 HELD_CONNECTIONS = 200
 #: Largest payload inside a message.
 MAX_INLINE_BYTES = 256 * 1024
+MAX_PAYLOAD_BYTES = MAX_INLINE_BYTES + 16 * 1024
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from agentmesh.connection import MAX_INLINE_BYTES
+from agentmesh.connection import MAX_INLINE_BYTES, MAX_PAYLOAD_BYTES
 from agentmesh.errors import InvalidRequest, TooLarge
 from agentmesh.v1.payload_pb2 import Payload
 
@@ -26,12 +26,16 @@ PayloadLike: TypeAlias = Payload | bytes | bytearray | memoryview | Json
 BYTES = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+MAX_MEDIA_TYPE_BYTES = 255
+MAX_METADATA_ENTRIES = 16
+MAX_METADATA_TEXT_BYTES = 256
 
 
 def encode_payload(value: PayloadLike, *, max_bytes: int = MAX_INLINE_BYTES) -> Payload:
-    """Makes a payload. Raises TooLarge beyond `max_bytes`, InvalidRequest for what JSON cannot hold."""
+    """Makes a payload. Raises TooLarge beyond `max_bytes`, InvalidRequest for what JSON or the contract cannot hold."""
     if isinstance(value, Payload):
         payload = value
+        _check(payload)
     elif value is None:
         return Payload()
     elif isinstance(value, (bytes, bytearray, memoryview)):
@@ -47,14 +51,38 @@ def encode_payload(value: PayloadLike, *, max_bytes: int = MAX_INLINE_BYTES) -> 
             raise InvalidRequest(
                 f"a {type(value).__name__} does not fit into JSON: pass bytes, str or JSON values"
             ) from error
-    size_bytes = len(payload.inline)
-    if size_bytes > max_bytes:
-        raise TooLarge(
-            f"the payload is {size_bytes} bytes, the limit is {max_bytes}: keep it elsewhere and pass its address",
-            reason="TOO_LARGE",
-            metadata={"size_bytes": str(size_bytes), "limit_bytes": str(max_bytes)},
-        )
+    if len(payload.inline) > max_bytes:
+        raise _too_large("the payload", len(payload.inline), max_bytes)
     return payload
+
+
+def _check(payload: Payload) -> None:
+    """Refuses what the daemon would: refused there, a result ends the stream and comes again on the next one."""
+    if payload.HasField("ref"):
+        raise InvalidRequest(
+            "a payload's ref is not taken yet: pass the bytes inline, or an address of your own"
+        )
+    if len(payload.media_type.encode()) > MAX_MEDIA_TYPE_BYTES:
+        raise InvalidRequest(f"a payload's media type has at most {MAX_MEDIA_TYPE_BYTES} bytes")
+    texts = [text for entry in payload.metadata.items() for text in entry]
+    if len(payload.metadata) > MAX_METADATA_ENTRIES or any(
+        len(text.encode()) > MAX_METADATA_TEXT_BYTES for text in texts
+    ):
+        raise InvalidRequest(
+            f"a payload's metadata has at most {MAX_METADATA_ENTRIES} entries, "
+            f"each name and text at most {MAX_METADATA_TEXT_BYTES} bytes"
+        )
+    size_bytes = payload.ByteSize()
+    if size_bytes > MAX_PAYLOAD_BYTES and len(payload.inline) <= MAX_INLINE_BYTES:
+        raise _too_large("the payload with all its fields", size_bytes, MAX_PAYLOAD_BYTES)
+
+
+def _too_large(noun: str, size_bytes: int, limit_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"{noun} is {size_bytes} bytes, the limit is {limit_bytes}: keep it elsewhere and pass its address",
+        reason="TOO_LARGE",
+        metadata={"size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes)},
+    )
 
 
 def decode_payload(payload: Payload) -> object:

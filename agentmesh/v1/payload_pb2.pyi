@@ -20,7 +20,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class Payload(message.Message):
-    """Input or output of a task."""
+    """Input or output of a task. With all its fields, those included that a daemon does not know, at most 272 KiB."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -51,14 +51,14 @@ class Payload(message.Message):
     inline: builtins.bytes
     """The bytes themselves, at most 256 KiB."""
     media_type: builtins.str
-    """IANA media type, such as application/json; empty when unknown."""
+    """IANA media type, such as application/json; at most 255 bytes; empty when unknown."""
     @builtins.property
     def ref(self) -> PayloadRef:
-        """Bytes kept elsewhere."""
+        """Bytes kept elsewhere. This version takes none, neither with a task nor as a result."""
 
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """Free text for the receiving side, at most 16 entries of 256 bytes; not part of a task's content digest."""
+        """Free text for the receiving side, at most 16 entries, each name and each text 256 bytes; not part of a task's content digest."""
 
     def __init__(
         self,

@@ -666,7 +666,7 @@ class Done(message.Message):
     """Fence of the attempt."""
     @builtins.property
     def output(self) -> payload_pb2.Payload:
-        """Result."""
+        """Result, within the limits of every payload: one beyond them ends the stream with an error; send Fail instead."""
 
     def __init__(
         self,

@@ -102,7 +102,9 @@ class _OutcomeReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OutcomeR
     OUTCOME_REASON_RETRIES_EXHAUSTED: _OutcomeReason.ValueType  # 2
     """The last allowed attempt failed."""
     OUTCOME_REASON_NOT_RETRYABLE: _OutcomeReason.ValueType  # 3
-    """An agent said that trying again is pointless."""
+    """An agent said that trying again is pointless; or the payload, taken by an earlier version, fits into no message to its
+    agent: then the failure's type is PayloadTooLarge.
+    """
     OUTCOME_REASON_POISON: _OutcomeReason.ValueType  # 4
     """Too many agents died while running it."""
     OUTCOME_REASON_CANCEL_REQUESTED: _OutcomeReason.ValueType  # 5
@@ -124,7 +126,9 @@ OUTCOME_REASON_COMPLETED: OutcomeReason.ValueType  # 1
 OUTCOME_REASON_RETRIES_EXHAUSTED: OutcomeReason.ValueType  # 2
 """The last allowed attempt failed."""
 OUTCOME_REASON_NOT_RETRYABLE: OutcomeReason.ValueType  # 3
-"""An agent said that trying again is pointless."""
+"""An agent said that trying again is pointless; or the payload, taken by an earlier version, fits into no message to its
+agent: then the failure's type is PayloadTooLarge.
+"""
 OUTCOME_REASON_POISON: OutcomeReason.ValueType  # 4
 """Too many agents died while running it."""
 OUTCOME_REASON_CANCEL_REQUESTED: OutcomeReason.ValueType  # 5

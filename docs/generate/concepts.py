@@ -65,6 +65,12 @@ def sizes() -> str:
         ("A message in either direction", f"{limits.MAX_MESSAGE_BYTES // kib:,} KiB"),
         ("Frames in a message of a stream", f"{limits.MAX_MESSAGE_FRAMES:,}"),
         ("An inline payload, a result", f"{limits.MAX_INLINE_BYTES // kib} KiB"),
+        ("The same with its media type and metadata", f"{limits.MAX_PAYLOAD_BYTES // kib} KiB"),
+        ("A media type", f"{limits.MAX_MEDIA_TYPE_BYTES} bytes"),
+        (
+            "Metadata of a payload",
+            f"{limits.MAX_METADATA_ENTRIES} entries, each name and text {limits.MAX_METADATA_TEXT_BYTES} bytes",
+        ),
         ("A piece of output", f"{limits.MAX_OUTPUT_CHUNK_BYTES // kib} KiB"),
         ("Tasks in one SubmitTasks", f"{limits.MAX_BATCH_ITEMS:,}"),
         ("Entries on a page of a list", f"{limits.MAX_PAGE_SIZE:,}; {limits.DEFAULT_PAGE_SIZE} unless asked"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from meshd.domain.drains import Drain
 from meshd.domain.effects import Stream, Ticket
 from meshd.domain.errors import Refusal
-from meshd.domain.frames import HeldPhase, UpFrame
+from meshd.domain.frames import Assign, HeldPhase, UpFrame
 from meshd.domain.values import Agent, AgentSpec, Session, Task, TaskSpec
 
 
@@ -152,6 +152,14 @@ class Frames(NamedTuple):
     frames: list[UpFrame]
 
 
+class Unsendable(NamedTuple):
+    """An assignment that no message on this stream can carry was not sent. No reply."""
+
+    stream: Stream
+    assign: Assign
+    limit_bytes: int
+
+
 class StreamEnded(NamedTuple):
     """A stream ended. No reply."""
 
@@ -170,6 +178,7 @@ Command = (
     | LiftDrain
     | OpenStream
     | Frames
+    | Unsendable
     | StreamEnded
 )
 Reply = Submitted | LookAgain | Registered | Declared | Drained | Task | Session | Refusal | None

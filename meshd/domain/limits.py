@@ -7,6 +7,11 @@ from dataclasses import dataclass
 KIB = 1024
 MAX_MESSAGE_BYTES = 1024 * KIB
 MAX_INLINE_BYTES = 256 * KIB
+MAX_PAYLOAD_BYTES = MAX_INLINE_BYTES + 16 * KIB
+"""A payload with its media type, its metadata and what later versions add to it."""
+MAX_MEDIA_TYPE_BYTES = 255
+MAX_METADATA_ENTRIES = 16
+MAX_METADATA_TEXT_BYTES = 256
 MAX_MESSAGE_FRAMES = 5_000
 """Frames in one message of a stream: all of them are handled in one go, while everybody else waits."""
 MAX_BATCH_ITEMS = 5_000

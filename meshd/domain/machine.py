@@ -10,7 +10,7 @@ from typing import Final
 
 from meshd.domain import commands as c
 from meshd.domain.effects import Effects
-from meshd.domain.handlers import admin, drain, session, submit
+from meshd.domain.handlers import admin, drain, report, session, submit
 from meshd.domain.handlers.assign import dispatch
 from meshd.domain.handlers.tick import run_timers, sweep
 from meshd.domain.state import Namespace
@@ -23,6 +23,7 @@ HANDLERS: Final[dict[type, Callable[..., None]]] = {
     c.Deregister: session.deregister,
     c.OpenStream: session.open_stream,
     c.Frames: session.frames,
+    c.Unsendable: report.unsendable,
     c.StreamEnded: session.stream_ended,
     c.Declare: admin.declare,
     c.RevokeAgent: admin.revoke_agent,

@@ -19,7 +19,7 @@ from tests.simulation.violation import Violation
 
 ENDS: Final = (f.Done, f.Fail, f.Stopped)
 FENCED: Final = (f.Accept, f.Decline, f.Progress, f.Output, *ENDS)
-HAS_NO_TICKET: Final = (c.Frames, c.StreamEnded)
+HAS_NO_TICKET: Final = (c.Frames, c.Unsendable, c.StreamEnded)
 MAY_BECOME_THE_TASKS_END: Final = (OutcomeReason.EXECUTION_TIMEOUT, OutcomeReason.NONE)
 
 

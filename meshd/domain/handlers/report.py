@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from meshd.domain import frames as f
+from meshd.domain.commands import Unsendable
 from meshd.domain.effects import Effects
 from meshd.domain.handlers.attempts import (
     accepted,
@@ -15,6 +16,7 @@ from meshd.domain.handlers.attempts import (
     release,
     requeue,
 )
+from meshd.domain.limits import MAX_PAYLOAD_BYTES
 from meshd.domain.state import Namespace, Timer
 from meshd.domain.transitions import Event
 from meshd.domain.values import AttemptState, Failure, Now, OutcomeReason, Session, Task
@@ -112,6 +114,26 @@ HANDLERS: Final[dict[type, Callable[..., None]]] = {
     f.Fail: _fail,
     f.Stopped: _stopped,
 }
+
+
+def unsendable(ns: Namespace, command: Unsendable, now: Now, out: Effects) -> None:
+    """End the task of an assignment that cannot be sent: it would be tried on every stream, and with every agent."""
+    task = ns.tasks.get(command.assign.task_id)
+    session = None if task is None else ns.sessions.get(task.session_id)
+    if task is None or session is None or session.stream is not command.stream:
+        return
+    if session.held.get(command.assign.fence) is not task:
+        return
+    release(ns, session, task)
+    if task.attempt_state is AttemptState.STOPPING:
+        conclude_stop(ns, task, now, out)
+        return
+    words = (
+        f"its payload of {task.payload_bytes} bytes does not fit into the {command.limit_bytes} that "
+        f"agent {task.agent_id} receives at once; submit a new task with at most {MAX_PAYLOAD_BYTES}"
+    )
+    fail(ns, task, Failure("PayloadTooLarge", words, False), OutcomeReason.NOT_RETRYABLE, now, out)
+
 
 ENDS: Final = (f.Done, f.Fail, f.Stopped, f.Decline)
 """Reports after which the agent no longer runs the attempt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from agentmesh.v1 import session_pb2 as pb
 from meshd.domain import frames as f
@@ -19,6 +19,7 @@ from meshd.domain.limits import (
 )
 from meshd.domain.pacing import Lease
 from meshd.wire import validate
+from meshd.wire.codec.payloads import encoded
 from meshd.wire.codec.values import duration, enum, timestamp
 
 PROTOCOL_VERSION = 1
@@ -35,14 +36,7 @@ def _beat(frame: pb.Beat) -> f.Beat:
 
 
 def _done(frame: pb.Done) -> f.Done:
-    output = frame.output
-    if len(output.inline) > MAX_INLINE_BYTES:
-        raise Refusal(
-            Reason.TOO_LARGE,
-            f"the result has {len(output.inline)} bytes; at most {MAX_INLINE_BYTES} fit inline",
-            field="done.output",
-        )
-    return f.Done(frame.fence, output.SerializeToString())
+    return f.Done(frame.fence, encoded(frame.output, "done.output", "result"))
 
 
 def _output(frame: pb.Output) -> f.Output:
@@ -226,8 +220,13 @@ _DOWN: dict[type, Callable[[Any], pb.MeshFrame]] = {
 }
 
 
+def too_large(frame: f.DownFrame, limit_bytes: int) -> TypeGuard[f.Assign]:
+    """Return whether no message can carry a frame; only an assignment can be so large."""
+    return type(frame) is f.Assign and FRAME_OVERHEAD_BYTES + frame.payload_bytes > limit_bytes
+
+
 def cut(frames: list[f.DownFrame], limit_bytes: int) -> Iterator[list[f.DownFrame]]:
-    """Cut frames into batches that stay below the limits, by bytes before count."""
+    """Cut frames into batches that stay below the limits, by bytes before count. One that does not fit stands alone."""
     batch: list[f.DownFrame] = []
     size = 0
     for frame in frames:

@@ -6,9 +6,8 @@ from collections.abc import Collection
 from functools import lru_cache
 from hashlib import blake2b
 
-from agentmesh.v1 import payload_pb2, requirements_pb2, task_pb2
-from meshd.domain.errors import Reason, Refusal
-from meshd.domain.limits import MAX_INLINE_BYTES, MAX_TASK_LABELS
+from agentmesh.v1 import requirements_pb2, task_pb2
+from meshd.domain.limits import MAX_TASK_LABELS
 from meshd.domain.values import (
     DEFAULT_MAX_LOSSES,
     DEFAULT_PRIORITY,
@@ -28,6 +27,7 @@ from meshd.domain.values import (
     requirements_for,
 )
 from meshd.wire import validate
+from meshd.wire.codec.payloads import encoded
 from meshd.wire.codec.values import duration, enum, timestamp, write_timestamp
 
 MAX_REQUIRED = 32
@@ -41,26 +41,12 @@ _MAX_CACHED_TYPES = 10_000
 def spec_from(message: task_pb2.TaskSpec, new_id: str) -> TaskSpec:
     """Check and convert a task; ``new_id`` is used when it names none. Raises Refusal."""
     payload = message.payload
-    size = len(payload.inline)
-    if size > MAX_INLINE_BYTES:
-        raise Refusal(
-            Reason.TOO_LARGE,
-            f"the payload has {size} bytes; at most {MAX_INLINE_BYTES} fit inline",
-            field="spec.payload",
-            metadata={"size_bytes": str(size), "limit_bytes": str(MAX_INLINE_BYTES)},
-        )
-    if payload.HasField("ref"):
-        raise validate.invalid(
-            "spec.payload.ref",
-            "names bytes kept elsewhere, which this daemon does not; send them inline",
-        )
-    if payload.metadata:
-        _payload_metadata(payload)
+    kept = encoded(payload, "spec.payload", "payload")
     default = not message.HasField("requirements")
     spec = TaskSpec(
         task_id=validate.task_id(message.task_id, "spec.task_id") if message.task_id else new_id,
         task_type=message.task_type,
-        payload=payload.SerializeToString() if size or message.HasField("payload") else b"",
+        payload=kept,
         digest=b"",
         requirements=_for_type(message.task_type) if default else _requirements(message.requirements),
         default_requirements=default,
@@ -216,14 +202,6 @@ def _retry(message: task_pb2.RetryPolicy) -> RetryPolicy:
             max_backoff_ms=validate.duration_ms(message.max_backoff, f"{field}.max_backoff")
         )
     return policy
-
-
-def _payload_metadata(payload: payload_pb2.Payload) -> None:
-    if len(payload.metadata) > 16:  # documented beside the field
-        raise validate.invalid("spec.payload.metadata", "has more than 16 entries")
-    for key, value in payload.metadata.items():
-        validate.text(key, 256, "spec.payload.metadata")
-        validate.text(value, 256, "spec.payload.metadata")
 
 
 # ---- domain to contract

@@ -156,6 +156,10 @@ class SessionStreams:
     async def _write(self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int) -> None:
         while frames := await stream.take():
             for batch in codec.cut(frames, limit_bytes):
+                if codec.too_large(batch[0], limit_bytes):
+                    # A task from before payloads had a limit: sent, it would end every stream that is to carry it.
+                    self._mesh.post(stream.namespace, c.Unsendable(stream, batch[0], limit_bytes))
+                    continue
                 payloads = await self._payloads(batch)
                 message = response()
                 message.frames.extend([codec.down(f, payloads, self._mesh.rules) for f in batch])

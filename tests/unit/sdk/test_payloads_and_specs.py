@@ -8,6 +8,7 @@ from agentmesh import InvalidRequest, Payload, TooLarge, decode_payload, encode_
 from agentmesh.connection import MAX_INLINE_BYTES
 from agentmesh.payloads import PayloadLike
 from agentmesh.task_specs import MAX_BATCH_BYTES, MAX_BATCH_SPECS, batches, item_size_bytes, refusal_of
+from agentmesh.v1.payload_pb2 import PayloadRef
 from agentmesh.v1.task_pb2 import PlacementStrategy, TaskSpec
 
 
@@ -35,6 +36,27 @@ def test_limits_are_named_with_both_numbers() -> None:
     encode_payload(bytes(MAX_INLINE_BYTES))
     with pytest.raises(TooLarge, match=r"262145 bytes, the limit is 262144"):
         encode_payload(bytes(MAX_INLINE_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (Payload(ref=PayloadRef()), "ref"),
+        (Payload(media_type="\N{SNOWMAN}" * 86), "media type has at most 255 bytes"),
+        (Payload(metadata={str(n): "" for n in range(17)}), "metadata"),
+        (Payload(metadata={"k": "v" * 257}), "metadata"),
+    ],
+    ids=("ref", "media-type", "entries", "text"),
+)
+def test_a_payload_that_the_daemon_refuses_is_refused_here(payload: Payload, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        encode_payload(payload)
+
+
+def test_fields_of_later_versions_count_as_well() -> None:
+    later = b"\x9a\x06\x80\x80\x11" + bytes(17 << 14)
+    with pytest.raises(TooLarge, match=r"with all its fields is 278533 bytes, the limit is 278528"):
+        encode_payload(Payload.FromString(later))
 
 
 @pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan")], ids=["object", "inner", "nan"])

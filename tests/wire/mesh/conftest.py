@@ -117,6 +117,7 @@ class HandMadeAgent:
         self.stubs = stubs
         self.agent_id = agent_id
         self.features = features
+        self.max_inbound_bytes = 0
         self.stream_seq = 0
         self.call: Any = None
         self.frames: list[session_pb2.MeshFrame] = []
@@ -146,6 +147,7 @@ class HandMadeAgent:
                 stream_seq=self.stream_seq,
                 protocol=1,
                 features=self.features,  # type: ignore[arg-type]
+                max_inbound_bytes=self.max_inbound_bytes,
                 held=held,
             )
         )
