@@ -7,6 +7,7 @@ are those of the contract.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple
@@ -139,6 +140,10 @@ class Call:
     """An audit record of it is part of a commit."""
     stream: object | None = None
     """Handle of the authority, while the call is a stream; needed to authenticate it again."""
+    check_not_revoked: Callable[[Call], None] | None = None
+    """Of the authority; asked again before what a call has long waited for takes effect."""
+    revocation_epoch: int = 0
+    """Of the authority, when its caller's credential was last seen not to be revoked."""
 
 
 def decide(principal: Principal, rule: AccessRule, namespace: str) -> None:

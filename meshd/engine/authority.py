@@ -94,6 +94,12 @@ class Authority:
                 Reason.TOKEN_REVOKED, "the token was revoked; ask an operator for a join token to return"
             )
 
+    def check_caller(self, call: Call) -> None:
+        """Refuse a call whose caller's credential was revoked since the call began."""
+        if call.revocation_epoch != self.revocation_epoch:
+            self.check_not_revoked(call.principal)
+            call.revocation_epoch = self.revocation_epoch
+
     def stream(self, call: Call) -> TokenStream:
         """Return the block in which a stream is handled: it ends when the caller's token is revoked or runs out."""
         return TokenStream(self._streams, call)

@@ -63,15 +63,16 @@ log = structlog.get_logger()
 
 
 class Entry:
-    """What the audit log keeps of one command."""
+    """What the audit log keeps of one command, once, however often that is posted."""
 
-    __slots__ = ("call", "count", "digest", "object")
+    __slots__ = ("call", "count", "digest", "object", "recorded")
 
     def __init__(self, call: Call, object: str = "", count: int = 1, digest: bytes = b"") -> None:
         self.call = call
         self.object = object
         self.count = count
         self.digest = digest
+        self.recorded = False
 
 
 class Mesh:
@@ -154,10 +155,14 @@ class Mesh:
         """Hand a command to a namespace; it is handled at the end of this turn of the event loop.
 
         Nothing of it could leave before the commit that is being written, so it waits for that one first, for a while.
+        Raises Refusal when the token of its call was revoked; the revocation returns after what was posted before it.
         """
-        self._inbox.setdefault(ns, []).append(command)
         if entry is not None:
-            self._entries.append((ns.name, entry))
+            _check_caller(entry)
+            if not entry.recorded:
+                entry.recorded = True
+                self._entries.append((ns.name, entry))
+        self._inbox.setdefault(ns, []).append(command)
         if not self._scheduled:
             self._scheduled = True
             if self.commits.in_flight:
@@ -183,12 +188,16 @@ class Mesh:
             info = NamespaceInfo(name, description, self._clock().wall_ms, 1)
             self.namespaces[name] = new_namespace(info, self.rules, self.fleet, self._keys, self.rng)
             self.commits.writes.namespaces.append(info)
-        self.record("_mesh", entry)
+        self._record("_mesh", entry)
         await self.commits.settled()
         return self.namespaces[name].info, existing is None
 
     def record(self, namespace: str, entry: Entry) -> None:
-        """Append an audit record to the commit that collects now."""
+        """Append an audit record to the commit that collects now. Raises Refusal when the call's token was revoked."""
+        _check_caller(entry)
+        self._record(namespace, entry)
+
+    def _record(self, namespace: str, entry: Entry) -> None:
         self.audit.record(
             entry.call,
             namespace=namespace,
@@ -287,7 +296,7 @@ class Mesh:
             if not self._handled(ns, partial(handle, ns, batch, now)):
                 return
         for namespace, entry in entries:
-            self.record(namespace, entry)
+            self._record(namespace, entry)
         self.commits.flush()
         self._arm()
         self.turns += 1
@@ -463,6 +472,12 @@ class Mesh:
             stream.close()
         self.audit.flush_denials(time.monotonic(), force=True)
         await self.commits.close()
+
+
+def _check_caller(entry: Entry) -> None:
+    call = entry.call
+    if call.check_not_revoked is not None:
+        call.check_not_revoked(call)
 
 
 def _by_namespace(sessions: list[Session]) -> dict[str, list[Session]]:

@@ -66,7 +66,6 @@ class Submission:
             ids = "\0".join(spec.task_id for spec in specs)
             entry = Entry(call, count=len(specs), digest=sha256(ids.encode()).digest())
         submitter = call.principal.subject
-        record: Entry | None = entry
         while True:
             ended_seen = ns.ended_count
             known = await self._known.find(ns.name, [spec.task_id for spec in specs])
@@ -75,9 +74,8 @@ class Submission:
                 lambda ticket, known=known, ended_seen=ended_seen: Submit(  # type: ignore[misc]
                     ticket, specs, submitter, known, ended_seen, copies
                 ),
-                record,
+                entry,
             )
             if not isinstance(reply, LookAgain):
                 results: list[Submitted | Refusal] = reply
                 return results
-            record = None  # It is in the log; looking again is the same call.

@@ -159,6 +159,8 @@ class Chain(grpc.aio.ServerInterceptor):
         start = time.perf_counter()
         code = "CANCELLED"
         call = Call(ANONYMOUS, served.name, "", served.rule)
+        call.check_not_revoked = self._authority.check_caller
+        call.revocation_epoch = self._authority.revocation_epoch
         try:
             # The stubs do not know that it may be None.
             left_s: float | None = cast("Any", context).time_remaining()
@@ -225,10 +227,8 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _replying(self, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Respond:
         async def respond(call: Call, request: Any, context: Context) -> Any:
-            epoch = self._authority.revocation_epoch
             reply = await behavior(request, context)
-            if epoch != self._authority.revocation_epoch:  # A long wait must not outlive its token.
-                self._authority.check_not_revoked(call.principal)
+            self._authority.check_caller(call)  # A long wait must not outlive its token.
             return reply
 
         return respond

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from meshd.domain.commands import Deregister, OpenStream, Submit
+from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
+from meshd.domain.commands import Cancel, Deregister, OpenStream, Submit
 from meshd.domain.effects import Effects
+from meshd.domain.errors import Refusal
 from meshd.domain.frames import Assign, Feature, Opened
 from meshd.domain.limits import SessionRules
 from meshd.domain.machine import handle
@@ -29,7 +31,7 @@ from meshd.domain.values import (
     requirements_for,
 )
 from meshd.engine import mesh as mesh_module
-from meshd.engine.mesh import Mesh
+from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.streams import AgentStream
 from meshd.ops.metrics import Metrics
 from meshd.ports.store import StorageError, Store
@@ -241,3 +243,12 @@ async def test_what_waits_for_a_commit_at_the_end_is_still_answered(
     held.go.set()
     async with asyncio.timeout(10):
         await asyncio.gather(ending, *asked)
+
+
+async def test_what_is_posted_twice_is_recorded_once(mesh: Mesh) -> None:
+    ns = mesh.namespaces["default"]
+    entry = Entry(Call(ANONYMOUS, "CancelTask", "", AccessRule(Action.WRITE, "tasks", Scope.NAMESPACE)))
+    for _ in range(2):
+        with pytest.raises(Refusal, match="no task"):
+            await mesh.ask(ns, lambda ticket: Cancel(ticket, "t1", 0), entry)
+    assert mesh.audit.head("default")[0] == 1

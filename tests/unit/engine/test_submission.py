@@ -1,4 +1,4 @@
-"""Submitting: one audit record a call, however often the store is asked."""
+"""Submitting: one audit entry a call, however often the store is asked."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ForgetfulMesh:
 
     def __init__(self) -> None:
         self.replies: list[Any] = [LookAgain(), ["taken"]]
-        self.entries: list[Entry | None] = []
+        self.entries: list[Entry] = []
 
-    async def ask(self, ns: Namespace, make: Callable[[object], Submit], entry: Entry | None) -> Any:
+    async def ask(self, ns: Namespace, make: Callable[[object], Submit], entry: Entry) -> Any:
         assert make(None).specs
         self.entries.append(entry)
         return self.replies.pop(0)
@@ -41,11 +41,12 @@ class KnowsNothing:
         return {}
 
 
-async def test_a_call_that_looks_again_is_recorded_once() -> None:
+async def test_a_call_that_looks_again_posts_the_same_entry() -> None:
     mesh = ForgetfulMesh()
     submission = Submission(cast("Mesh", mesh), cast("KnownTasks", KnowsNothing()), 1)
     ns = cast("Namespace", SimpleNamespace(name="default", ended_count=0))
     spec = TaskSpec("t1", "work", b"", b"d", Requirements(frozenset(("work",))))
     results: list[Any] = list(await submission.submit(ns, [spec], CALL, copies=False))
     assert results == ["taken"]
-    assert [entry is not None for entry in mesh.entries] == [True, False]
+    first, second = mesh.entries
+    assert first is second
