@@ -97,7 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else ExitCode.DONE
     except Problem as problem:
-        _report(problem.what, problem.next_step)
+        _report(problem.what, problem.next_step, is_error=problem.code is not ExitCode.INTERRUPTED)
         return problem.code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -110,7 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _report(error.format_message(), f"{PROGRAM} --help")
         return ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        _report("interrupted", "run the command again when you like")
+        _report("interrupted", "run the command again when you like", is_error=False)
         return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit):  # click turns the first into the second
         # The interpreter flushes standard output once more at exit and would complain about the closed pipe.
@@ -133,6 +133,9 @@ def _bug(error: Exception) -> ExitCode:
     return ExitCode.BUG
 
 
-def _report(what: str, next_step: str) -> None:
+def _report(what: str, next_step: str, *, is_error: bool = True) -> None:
     with contextlib.suppress(OSError):
-        click.echo(f"error: {printable(what, keep_newlines=True)}\nnext:  {printable(next_step)}", err=True)
+        click.echo(
+            f"{'error: ' if is_error else ''}{printable(what, keep_newlines=True)}\nnext:  {printable(next_step)}",
+            err=True,
+        )

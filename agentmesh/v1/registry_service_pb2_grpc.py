@@ -112,7 +112,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeclareAgent(self, request, context):
-        """Makes an agent known before its process runs. Declaring it again with the same content changes nothing.
+        """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
+        runs stays as its process said.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

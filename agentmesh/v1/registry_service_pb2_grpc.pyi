@@ -40,7 +40,9 @@ class RegistryServiceStub:
     DeregisterAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DeregisterAgentRequest, registry_service_pb2.DeregisterAgentResponse]
     """Ends the caller's session in good order: what it holds goes to others at once."""
     DeclareAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DeclareAgentRequest, registry_service_pb2.DeclareAgentResponse]
-    """Makes an agent known before its process runs. Declaring it again with the same content changes nothing."""
+    """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
+    runs stays as its process said.
+    """
     GetAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.GetAgentRequest, registry_service_pb2.GetAgentResponse]
     """Returns one agent."""
     ListAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]
@@ -75,7 +77,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DeregisterAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.DeregisterAgentRequest, registry_service_pb2.DeregisterAgentResponse]  # type: ignore[assignment]
     """Ends the caller's session in good order: what it holds goes to others at once."""
     DeclareAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.DeclareAgentRequest, registry_service_pb2.DeclareAgentResponse]  # type: ignore[assignment]
-    """Makes an agent known before its process runs. Declaring it again with the same content changes nothing."""
+    """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
+    runs stays as its process said.
+    """
     GetAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.GetAgentRequest, registry_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Returns one agent."""
     ListAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.ListAgentsRequest, registry_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
@@ -125,7 +129,9 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         request: registry_service_pb2.DeclareAgentRequest,
         context: _ServicerContext,
     ) -> typing.Union[registry_service_pb2.DeclareAgentResponse, abc.Awaitable[registry_service_pb2.DeclareAgentResponse]]:
-        """Makes an agent known before its process runs. Declaring it again with the same content changes nothing."""
+        """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
+        runs stays as its process said.
+        """
 
     @abc_1.abstractmethod
     def GetAgent(

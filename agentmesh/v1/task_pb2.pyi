@@ -346,7 +346,9 @@ class TaskSpec(message.Message):
 
     @builtins.property
     def timeout(self) -> duration_pb2.Duration:
-        """Time from submit to the end, after which the task is EXPIRED; absent: none. Not part of the content digest."""
+        """Time from submit until the task is stopped, which makes it EXPIRED; absent: none. An agent that holds it has 10 s
+        more, and a result within them counts. Not part of the content digest.
+        """
 
     @builtins.property
     def queue_timeout(self) -> duration_pb2.Duration:
@@ -354,7 +356,9 @@ class TaskSpec(message.Message):
 
     @builtins.property
     def execution_timeout(self) -> duration_pb2.Duration:
-        """Time one attempt may run, after which it counts as failed; absent: none."""
+        """Time one attempt may run until it is stopped, which counts as failed; absent: none. Its agent has 10 s more, and
+        a result within them counts.
+        """
 
     @builtins.property
     def retry_policy(self) -> RetryPolicy:

@@ -48,7 +48,9 @@ _TIMEOUT_MARGIN_S = 5.0
     help="low, normal, high, critical, or 0 (last) to 9 (first). Default: normal.",
 )
 @options.duration_option(
-    "--timeout", "End the task this long after its submit: milliseconds, or 30s, 5m, 2h."
+    "--timeout",
+    "Stop the task this long after its submit: milliseconds, or 30s, 5m, 2h. Its agent has 10 s more, and a result "
+    "within them counts.",
 )
 @options.duration_option("--queue-timeout", "End the task unless an agent takes it within this time.")
 @options.duration_option("--execution-timeout", "Count an attempt that runs longer than this as failed.")
@@ -97,7 +99,7 @@ def execute(invocation: options.Invocation, namespace: str | None, no_wait: bool
         ended = _wait(mesh, task, None if timeout is None else timeout.total_seconds() + _TIMEOUT_MARGIN_S)
     except KeyboardInterrupt:
         raise Problem(
-            f"detached: {task.spec.task_id} goes on in {task.namespace}",
+            f"interrupted; {task.spec.task_id} goes on in {task.namespace}",
             f"watch it: {outcomes.watch_command(task)}",
             ExitCode.INTERRUPTED,
         ) from None

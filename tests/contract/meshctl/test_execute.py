@@ -217,7 +217,7 @@ def test_ctrl_c_detaches_and_says_how_to_watch(
     outcome = meshctl(*EXECUTE)
     assert outcome.code == 130
     assert outcome.err.splitlines()[-2:] == [
-        "error: detached: task-001 goes on in default",
+        "interrupted; task-001 goes on in default",
         "next:  watch it: meshctl task watch task-001 -n default",
     ]
 

@@ -47,7 +47,7 @@ class Seen:
         assert self.code not in (0, 1, 70), self
         assert not self.out, self
         what, next_step = self.err.splitlines()
-        assert re.match(r"(error|meshd): \S", what), self
+        assert re.match(r"((error|meshd): |interrupted; )\S", what), self
         assert re.match(r" *next: +\S", next_step), self
         assert "Traceback" not in self.err
         return self
