@@ -55,7 +55,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     async def RegisterAgent(self, request: pb.RegisterAgentRequest, context: Any) -> pb.RegisterAgentResponse:
         """Start a session."""
         call = current_call()
-        ns = one_namespace(self._mesh, call)
+        ns = namespace_of_agents(self._mesh, call)
         spec = codec.spec_from(request.spec)
         own_identity(call, spec.agent_id)
         _within_grant(call, spec.type, spec.capabilities)
@@ -96,7 +96,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     async def DeclareAgent(self, request: pb.DeclareAgentRequest, context: Any) -> pb.DeclareAgentResponse:
         """Make an agent known before its process runs."""
         call = current_call()
-        ns = one_namespace(self._mesh, call)
+        ns = namespace_of_agents(self._mesh, call)
         spec = codec.spec_from(request.spec)
         declared: c.Declared = await self._mesh.ask(
             ns,
@@ -265,6 +265,15 @@ def one_namespace(mesh: Mesh, call: Call) -> Namespace:
         raise Refusal(Reason.FIELD_REQUIRED, message, field="namespace")
     validate.namespace_name(call.namespace)
     return mesh.namespace(call.namespace)
+
+
+def namespace_of_agents(mesh: Mesh, call: Call) -> Namespace:
+    """Return the namespace a call concerns, which must be one for agents and tasks. Raises Refusal."""
+    if call.namespace == SYSTEM_NAMESPACE:
+        raise validate.invalid(
+            "namespace", f"is {SYSTEM_NAMESPACE}, the mesh's own, where no agents are; name another"
+        )
+    return one_namespace(mesh, call)
 
 
 def namespaces(mesh: Mesh, call: Call) -> list[Namespace]:

@@ -30,7 +30,7 @@ from meshd.wire.codec.submit_results import submit_results
 from meshd.wire.codec.values import enum
 from meshd.wire.context import current_call
 from meshd.wire.fitting import fitting
-from meshd.wire.services.registry import agent_not_found, namespaces, one_namespace
+from meshd.wire.services.registry import agent_not_found, namespace_of_agents, namespaces, one_namespace
 from meshd.wire.services.sessions import SessionStreams
 
 DEFAULT_WAIT_MS = 60_000
@@ -51,7 +51,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Any) -> pb.SubmitTaskResponse:
         """Take one task."""
         call = current_call()
-        ns = one_namespace(self._mesh, call)
+        ns = namespace_of_agents(self._mesh, call)
         self._submission.admit()
         spec = codec.spec_from(request.spec, "" if request.spec.task_id else new_task_id())
         (result,) = await self._submission.submit(ns, [spec], call, copies=True)
@@ -65,7 +65,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
     async def SubmitTasks(self, request: pb.SubmitTasksRequest, context: Any) -> pb.SubmitTasksResponse:
         """Take many tasks, with a result for each."""
         call = current_call()
-        ns = one_namespace(self._mesh, call)
+        ns = namespace_of_agents(self._mesh, call)
         if len(request.specs) > MAX_BATCH_ITEMS:
             raise validate.invalid(
                 "specs",

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from agentmesh.v1 import agent_pb2, auth_service_pb2, scheduler_service_pb2, session_pb2
+from agentmesh.v1 import agent_pb2, auth_service_pb2, scheduler_service_pb2, session_pb2, task_pb2
 from agentmesh.v1 import registry_service_pb2 as pb
 from meshd.store.sqlite import SqliteStore
 from meshd.wire.services.sessions import SessionStreams
@@ -23,6 +23,20 @@ async def test_an_agent_is_found_by_what_it_can_do(mesh: RunningMesh) -> None:
     request = pb.ListAgentsRequest(capabilities=["gpu"], health=[agent_pb2.HEALTH_HEALTHY])
     (agent,) = (await mesh.operator.registry.ListAgents(request)).agents
     assert (agent.spec.agent_id, agent.free_slots, agent.namespace) == ("a1", 2, "default")
+
+
+async def test_the_namespace_of_the_mesh_itself_has_no_agents_and_takes_no_tasks(mesh: RunningMesh) -> None:
+    agent = agent_pb2.AgentSpec(agent_id="a1", type=agent_pb2.AGENT_TYPE_WORKER)
+    task = task_pb2.TaskSpec(task_type="t")
+    registry, scheduler = mesh.operator.registry, mesh.operator.scheduler
+    for call in (
+        registry.DeclareAgent(pb.DeclareAgentRequest(namespace="_mesh", spec=agent)),
+        registry.RegisterAgent(pb.RegisterAgentRequest(namespace="_mesh", spec=agent, session_key=bytes(16))),
+        scheduler.SubmitTask(scheduler_service_pb2.SubmitTaskRequest(namespace="_mesh", spec=task)),
+        scheduler.SubmitTasks(scheduler_service_pb2.SubmitTasksRequest(namespace="_mesh", specs=[task])),
+    ):
+        assert await refused(call) == "INVALID_ARGUMENT"
+    assert not (await registry.ListAgents(pb.ListAgentsRequest(namespace="_mesh"))).agents
 
 
 async def test_agents_are_paged_in_order(mesh: RunningMesh) -> None:
