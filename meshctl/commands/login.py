@@ -61,10 +61,12 @@ def logout(invocation: options.Invocation) -> None:
     """Forget the token of a profile; its address stays for the next login."""
     from meshctl import output
 
+    stored = profiles.load()
+    name = _name(invocation, stored)
+    if not name:
+        raise usage("nobody is logged in", "see what is stored: meshctl profile list")
+    stored.named(name)  # nothing is made for one that is not there
     with profiles.changing() as known:
-        name = _name(invocation, known)
-        if not name:
-            raise usage("nobody is logged in", "see what is stored: meshctl profile list")
         profile = known.named(name)
         known.by_name[name] = dataclasses.replace(profile, token="", subject="", expire_time=None)
     if invocation.json:

@@ -47,6 +47,7 @@ def use_profile(invocation: options.Invocation, name: str) -> None:
     """Use a profile wherever neither an option nor the environment says another address."""
     from meshctl import output
 
+    profiles.load().named(name)  # nothing is made for one that is not there
     with profiles.changing() as known:
         known.named(name)
         known.active = name
@@ -89,6 +90,7 @@ def remove_profile(invocation: options.Invocation, name: str) -> None:
     """Remove a profile with its token."""
     from meshctl import output
 
+    profiles.load().named(name)  # nothing is made for one that is not there
     with profiles.changing() as known:
         known.named(name)
         del known.by_name[name]

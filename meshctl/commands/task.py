@@ -163,7 +163,8 @@ def explain_task(invocation: options.Invocation, task_id: str, namespace: str | 
         return
     click.echo(printable(explanation.summary))
     if explanation.queue_position:
-        click.echo(f"{explanation.queue_position} tasks go before it.")
+        before = explanation.queue_position
+        click.echo(f"{before} tasks go before it." if before > 1 else "1 task goes before it.")
     if explanation.verdicts:
         click.echo()
         output.write_table(

@@ -41,7 +41,8 @@ def _default_data_dir() -> str:
     return f"{os.environ.get('XDG_STATE_HOME') or Path.home() / '.local/state'}/meshd"
 
 
-def _default_socket() -> str:
+def default_socket() -> str:
+    """Return where the operator socket is when nobody says so."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     return f"{runtime_dir}/agentmesh/meshd.sock" if runtime_dir else "/run/meshd/meshd.sock"
 
@@ -86,7 +87,7 @@ class Settings:
         'TCP address host:port for agents and operators; port 0 picks a free one, "" turns TCP off.',
     )
     socket: str = _setting(
-        _default_socket,
+        default_socket,
         "Files and addresses",
         'Operator socket. Whoever may open it is the local operator, without a token; "" turns it off.',
         shown_default="$XDG_RUNTIME_DIR/agentmesh/meshd.sock, else /run/meshd/meshd.sock",

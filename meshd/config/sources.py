@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,7 +19,7 @@ from meshd.config.settings import Settings, SettingsError
 
 SYSTEM_FILE = Path("/etc/meshd/meshd.toml")
 ENVIRONMENT_PREFIX = "MESHD_"
-OTHER_FLAGS = ("--help", "--config", "--replace")
+OTHER_FLAGS = ("--help", "--version", "--config", "--replace")
 
 # Kubernetes puts these into every container beside a Service named meshd; they are no settings.
 SERVICE_LINKS = re.compile(
@@ -83,7 +84,17 @@ class _Parser(argparse.ArgumentParser):
     """Tells what was typed wrong as every other mistake in a setting is told."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(message, "meshd --help lists them all")
+        raise SettingsError(
+            message, f"{self.prog} --help" + (" lists them all" if self.prog == "meshd" else "")
+        )
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"meshd {version('agentmesh-controlplane')}")  # noqa: T201 - this is what the flag is for
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "file; the first of these that is present counts.",
         allow_abbrev=False,
     )
+    made.add_argument("--version", action=_Version, nargs=0, help="show the version of meshd and end")
     made.add_argument(
         "--config", metavar="FILE", help=f"TOML file of settings [MESHD_CONFIG; {SYSTEM_FILE} if present]"
     )
@@ -151,6 +163,16 @@ def describe(known: Field[Any]) -> str:
     allowed = "|".join(known.metadata["choices"]) or (f"{low} to {high}" if high else "")
     text = known.metadata["text"]
     return f"{text} [{allowed + '; ' if allowed else ''}default: {shown_default(known)}]"
+
+
+def _remedy(known: Field[Any]) -> str:
+    """Return what to do about a value that cannot be."""
+    low, high = known.metadata["bounds"]
+    if known.type == "bool":
+        return "set it to true or false"
+    if high:
+        return f"set it to {low} to {high}"
+    return f"set it to {'a number' if known.type == 'int' else 'text'}: {known.metadata['text']}"
 
 
 def shown_default(known: Field[Any]) -> str:
@@ -216,13 +238,13 @@ def _from_text(known: Field[Any], text: str, where: str) -> str | int | bool:
     value: str | int | bool = text
     if known.type == "int":
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise SettingsError(f'{known.name} in {where} is "{text}", not a whole number', describe(known))
+            raise SettingsError(f'{known.name} in {where} is "{text}", not a whole number', _remedy(known))
         value = int(text)
     elif known.type == "bool":
         words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
         if text.lower() not in words:
             raise SettingsError(
-                f'{known.name} in {where} is "{text}", neither true nor false', describe(known)
+                f'{known.name} in {where} is "{text}", neither true nor false', _remedy(known)
             )
         value = words[text.lower()]
     _check_type(known, value, where)
@@ -235,11 +257,11 @@ def _check_type(known: Field[Any], value: object, where: str) -> None:
     ]
     if type(value) is not wanted:
         raise SettingsError(
-            f"{known.name} in {where} must be {word}, not {type(value).__name__}", describe(known)
+            f"{known.name} in {where} must be {word}, not {type(value).__name__}", _remedy(known)
         )
     low, high = known.metadata["bounds"]
     if isinstance(value, int) and high and not low <= value <= high:
-        raise SettingsError(f"{known.name} in {where} is {value}, outside {low} to {high}", describe(known))
+        raise SettingsError(f"{known.name} in {where} is {value}, outside {low} to {high}", _remedy(known))
     choices = known.metadata["choices"]
     if choices and value not in choices:
         raise SettingsError(f'{known.name} in {where} is "{value}"', f"use one of: {', '.join(choices)}")

@@ -86,9 +86,9 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
     if declines(task, session, now_mono):
         return AgentVerdict(agent, Verdict.DECLINED, "can, but declined this task a moment ago")
     if session.free_slots == 0:
-        detail = f"can, but all {session.slots} slots are in use"
+        detail = f"can, but {f'all {session.slots} slots are' if session.slots > 1 else 'its slot is'} in use"
         return AgentVerdict(agent, Verdict.NO_FREE_SLOT, detail)
-    return AgentVerdict(agent, Verdict.FITS, f"can, with {session.free_slots} free slots")
+    return AgentVerdict(agent, Verdict.FITS, f"can, with {_count(session.free_slots, 'free slot')}")
 
 
 def _summary(ns: Namespace, task: Task, verdicts: list[AgentVerdict], position: int) -> str:
@@ -103,8 +103,12 @@ def _summary(ns: Namespace, task: Task, verdicts: list[AgentVerdict], position: 
     best = verdicts[0]
     who = f"{best.agent.spec.agent_id} in {ns.name}"
     if best.verdict is Verdict.FITS:
-        return f"{who} {best.detail}; {position} tasks go before it"
+        return f"{who} {best.detail}; {_count(position, 'task')} before it"
     if best.verdict >= Verdict.CAPABILITY_MISSING:
         wanted = ", ".join(sorted(task.spec.requirements.capabilities)) or "its labels"
         return f"no agent in {ns.name} meets its requirements ({wanted})"
     return f"{who} {best.detail}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

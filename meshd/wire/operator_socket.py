@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meshd.config import StartError
+from meshd.config import StartError, default_socket
 
 MAX_PATH_BYTES: Final = 107
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -62,7 +62,8 @@ def _make_directory(directory: Path, group_id: int) -> None:
     if directory.is_dir():
         return
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Only for the default: a path that was typed, or is on what is not mounted yet, is looked at by a person.
+        directory.mkdir(mode=0o700, parents=directory == Path(default_socket()).parent, exist_ok=True)
         if group_id >= 0:
             os.chown(directory, -1, group_id)
             directory.chmod(0o710)

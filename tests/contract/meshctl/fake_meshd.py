@@ -110,6 +110,8 @@ class FakeMeshd(
         )
         self.verdicts: list[scheduler_service_pb2.AgentVerdict] = []
         self.course: Course = succeed
+        #: How many tasks go before each.
+        self.before = 2
         self.drains: dict[tuple[str, bytes], registry_service_pb2.DrainRule] = {}
         #: How often one may look before drained agents are idle, and how often meshd is away instead of answering.
         self.idle_after_looks = 1_000
@@ -347,7 +349,10 @@ class FakeMeshd(
     def ExplainTask(self, request: Any, context: Context) -> Any:
         task = self._task(request, context)
         return scheduler_service_pb2.ExplainTaskResponse(
-            task=task, summary="No agent that fits is running.", queue_position=2, verdicts=self.verdicts
+            task=task,
+            summary="No agent that fits is running.",
+            queue_position=self.before,
+            verdicts=self.verdicts,
         )
 
     def GetWorkload(self, request: Any, context: Context) -> Any:

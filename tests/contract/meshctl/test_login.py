@@ -139,6 +139,17 @@ def test_logout_forgets_the_token_and_keeps_the_address(
     assert meshctl("login", stdin=SECRET.encode()).code == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("logout",), ("logout", "--profile", "x"), ("profile", "use", "x"), ("profile", "remove", "x")],
+)
+def test_nothing_is_made_for_a_profile_that_is_not_there(
+    meshctl: Meshctl, file: Path, command: tuple[str, ...]
+) -> None:
+    assert meshctl(*command).code in (2, 3)
+    assert not file.parent.exists()
+
+
 def test_use_and_remove(mesh: FakeMeshd, meshctl: Meshctl) -> None:
     assert "meshctl login" in meshctl("profile", "list").err
     assert meshctl("logout").code == 2

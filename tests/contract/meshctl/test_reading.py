@@ -125,6 +125,10 @@ def test_task_list_get_why_cancel(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     why = meshctl("task", "why", "task-001")
     assert why.out.splitlines()[0] == "No agent that fits is running."
     assert "no agent in production has the capability data-processing" in why.err
+    assert "2 tasks go before it." in meshctl("task", "why", "task-001").out
+    fleet.before = 1
+    assert "1 task goes before it." in meshctl("task", "why", "task-001").out
+    fleet.before = 2
     assert meshctl("task", "why", "task-001", "-o", "json").json["queue_position"] == "2"
     cancelled = meshctl("task", "cancel", "task-001", "--grace", "5s")
     assert cancelled.out == "task-001 in production is cancelled\n"

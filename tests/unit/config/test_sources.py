@@ -47,8 +47,8 @@ def test_the_file_is_found_by_flag_then_environment_then_place(tmp_path: Path) -
         ("lease_tll_ms = 1", 'unknown setting "lease_tll_ms"', "lease_ttl_ms"),
         ('lease_ttl_ms = "4000"', "lease_ttl_ms", "must be a whole number, not str"),
         ("lease_ttl_ms = true", "lease_ttl_ms", "must be a whole number, not bool"),
-        ("lease_ttl_ms = 7", "lease_ttl_ms", "outside 300 to 600000"),
-        ("insecure = 1", "insecure", "must be true or false, not int"),
+        ("lease_ttl_ms = 7", "lease_ttl_ms", "outside 300 to 600000 set it to 300 to 600000"),
+        ("insecure = 1", "insecure", "must be true or false, not int set it to true or false"),
         ('log_format = "xml"', "log_format", "json, text"),
         ("[session]\nlease_ttl_ms = 4000", 'unknown setting "session"', ""),
         ("lease_ttl_ms =", "is not TOML", ""),
@@ -107,3 +107,13 @@ def test_an_unknown_flag_is_refused() -> None:
 def test_a_flag_without_its_value_is_refused() -> None:
     with pytest.raises(SettingsError, match="--listen: expected one argument"):
         load(["--listen"], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "next_step"),
+    [(["backup"], "meshd backup --help"), (["--listen"], "meshd --help lists them all")],
+)
+def test_what_is_missing_points_at_the_help_of_its_command(arguments: list[str], next_step: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(arguments, {})
+    assert caught.value.next_step == next_step

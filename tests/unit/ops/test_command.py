@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_help_needs_none_of_the_daemons_packages() -> None:
     for words in ("--data-dir", "backup", "restore", "Without one, meshd serves"):
         assert words in done.stdout
     assert meshd("restore", "--help", hidden=("grpc", *EXTRA)).returncode == 0
+
+
+def test_the_version_needs_none_of_them_either() -> None:
+    done = meshd("--version", hidden=("grpc", *EXTRA))
+    assert (done.returncode, done.stdout) == (0, f"meshd {version('agentmesh-controlplane')}\n")
 
 
 def test_without_its_extra_it_names_the_command_that_installs_it() -> None:

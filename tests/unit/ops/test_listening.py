@@ -65,6 +65,18 @@ async def test_group_and_mode_are_settable(server: grpc.aio.Server, tmp_path: Pa
         wire.listen_socket(server, str(tmp_path / "other.sock"), "0660", "no-such-group")
 
 
+async def test_no_way_is_made_to_a_socket_that_was_named(
+    server: grpc.aio.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "not-mounted/agentmesh/meshd.sock"
+    with pytest.raises(StartError, match="agentmesh cannot be made: No such file or directory"):
+        wire.listen_socket(server, str(path), "0600", "")
+    assert not path.parents[1].exists()
+    # The default one works wherever the environment says that it is.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path.parents[1]))
+    assert wire.listen_socket(server, str(path), "0600", "") == f"unix:{path}"
+
+
 async def test_a_stale_socket_is_replaced(server: grpc.aio.Server, tmp_path: Path) -> None:
     path = tmp_path / "meshd.sock"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -212,7 +212,7 @@ async def test_why_a_task_waits_is_explained_agent_by_agent(mesh: RunningMesh) -
     assert explained.queue_position == 1
     verdicts = {v.agent_id: v.verdict for v in explained.verdicts}
     assert verdicts == {"able": pb.VERDICT_NO_FREE_SLOT, "other": pb.VERDICT_CAPABILITY_MISSING}
-    assert "able in default can, but all 1 slots are in use" in explained.summary
+    assert "able in default can, but its slot is in use" in explained.summary
 
 
 async def test_labels_and_preferences_choose_the_agent(mesh: RunningMesh) -> None:
