@@ -127,7 +127,10 @@ class Telling:
             if stream not in closed:
                 raise Violation(f"the stream of {name} is not closed though it is no longer the session's")
             lost = over and not _leaves(session, batch)
-            reason = f.GoAwayReason.SUPERSEDED if not over else f.GoAwayReason.SESSION_LOST if lost else None
+            taken_over = not over or any(isinstance(x, c.Register) and x.spec.agent_id == name for x in batch)
+            reason = f.GoAwayReason.SESSION_LOST if lost else None
+            if taken_over:
+                reason = f.GoAwayReason.SUPERSEDED
             if f.Feature.GO_AWAY not in before.features:
                 reason = None
             if reasons.get(stream) != reason and len(batch) <= 1:

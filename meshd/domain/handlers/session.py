@@ -248,11 +248,15 @@ def stream_ended(ns: Namespace, command: StreamEnded, now: Now, out: Effects) ->
 
 
 def lose_session(ns: Namespace, session: Session, cause: str, words: str, now: Now, out: Effects) -> None:
-    """End a session whose agent is gone; its attempts go to others. ``cause`` is the metric's label."""
+    """End a session whose agent is gone; its attempts go to others. ``cause`` is the metric's label.
+
+    Whom another process replaced is told so: an agent that reads of a loss registers again, and would replace that.
+    """
     held = len(session.held)
     session.agent.lost += held
     out.count("lost", cause, held)
-    _end(ns, session, f.GoAwayReason.SESSION_LOST, out)
+    taken_over = cause == "superseded"
+    _end(ns, session, f.GoAwayReason.SUPERSEDED if taken_over else f.GoAwayReason.SESSION_LOST, out)
     lose(ns, session, now, out, by_death=cause in ("connection", "superseded"))
     ns.set_health(session.agent, Health.LOST, words, now, out)
 

@@ -322,13 +322,15 @@ def test_a_task_that_kills_its_agents_is_poison() -> None:
     assert world.task("t1").outcome is OutcomeReason.POISON
 
 
-def test_a_second_process_takes_over_and_the_first_is_lost_at_once() -> None:
+def test_a_second_process_takes_over_and_the_first_is_told_so_at_once() -> None:
     world = World()
     first, stream = world.agent("a")
     world.submit("t1")
     second, other = world.agent("a")
     assert stream.closed
-    assert stream.of(f.GoAway) == [f.GoAway(f.GoAwayReason.SESSION_LOST)]
+    assert stream.of(f.GoAway) == [f.GoAway(f.GoAwayReason.SUPERSEDED)], (
+        "told that it is lost, it would fight"
+    )
     assert [a.task_id for a in other.of(f.Assign)] == ["t1"]
     assert first.session_id not in world.ns.sessions
     assert second.session_id in world.ns.sessions

@@ -105,7 +105,7 @@ async def test_registering_again_with_the_same_key_returns_the_same_session(mesh
 async def test_a_second_process_sends_the_first_away(mesh: RunningMesh) -> None:
     first = await mesh.agent("a1")
     await mesh.agent("a1")
-    assert (await first.expect("go_away")).go_away.reason == session_pb2.GO_AWAY_REASON_SESSION_LOST
+    assert (await first.expect("go_away")).go_away.reason == session_pb2.GO_AWAY_REASON_SUPERSEDED
     assert await first.call.read() is grpc.aio.EOF
 
 
