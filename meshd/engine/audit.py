@@ -68,10 +68,7 @@ class AuditLog:
     def deny(self, call: Call, reason: str) -> None:
         """Count a refusal; it is recorded by the next ``flush_denials``, in the caller's own chain."""
         principal = call.principal
-        if principal.kind == "anonymous":
-            key = (SYSTEM_NAMESPACE, principal.subject, call.peer, call.method, reason)
-        else:
-            key = (principal.namespace or SYSTEM_NAMESPACE, principal.subject, "", call.method, reason)
+        key = (principal.namespace or SYSTEM_NAMESPACE, principal.subject, call.peer, call.method, reason)
         if key not in self._denials and len(self._denials) >= MAX_PENDING_DENIALS:
             key = _OTHERS
         self._denials[key] = self._denials.get(key, 0) + 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, Protocol, cast
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -204,7 +205,7 @@ class Chain(grpc.aio.ServerInterceptor):
                 routed = str(value)
         peer = context.peer()
         via_socket = peer.startswith("unix:")
-        call.peer = SOCKET_PEER if via_socket else peer.partition(":")[2].rpartition(":")[0]
+        call.peer = SOCKET_PEER if via_socket else host_of(peer)
         if bearer is None:
             if via_socket:
                 call.principal = LOCAL_OPERATOR
@@ -271,6 +272,11 @@ class Chain(grpc.aio.ServerInterceptor):
             _end(Refusal(Reason.METHOD_NOT_FOUND, "this daemon has no such method"), context)
 
         return grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
+
+
+def host_of(peer: str) -> str:
+    """Return the address of a peer as gRPC names it, ``ipv4:192.0.2.1:4711`` or ``ipv6:%5B2001:db8::1%5D:4711``."""
+    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _token_of(bearer: str | bytes) -> str:

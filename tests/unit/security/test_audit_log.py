@@ -53,6 +53,7 @@ def test_denials_are_counted_and_written_once_per_interval(world: World) -> None
         500,
         False,
     )
+    assert blue.peer == "127.0.0.1", "a stolen token is told by where it is used from"
     (stranger,) = of(world, "_mesh")
     assert (stranger.subject, stranger.peer, stranger.count) == ("anonymous", "127.0.0.1", 500)
     assert verify(of(world, "blue")) is None
