@@ -164,7 +164,7 @@ async def test_denials_are_counted(house: House) -> None:
     house.world.audit.flush_denials(0.0, force=True)
     assert sorted((r.namespace, r.subject, r.peer, r.reason, r.count) for r in house.world.writes.audit) == [
         ("_mesh", "anonymous", "127.0.0.1", "TOKEN_MISSING", 3),
-        ("blue", "agent:blue/a-1", "", "ACCESS_DENIED", 3),
+        ("blue", "agent:blue/a-1", "127.0.0.1", "ACCESS_DENIED", 3),
     ]
 
 
