@@ -74,13 +74,16 @@ class SessionStreams:
         self._mesh.streams.add(stream)
         if Feature.REAUTHENTICATE in session.features:
             self._authority.ask_in_time(call.stream, lambda by_ms: stream.push(Reauthenticate(by_ms)))
-        writer = asyncio.create_task(self._write(stream, context, response, limit))
+        stream.writer = writer = asyncio.create_task(self._write(stream, context, response, limit))
         reader = asyncio.create_task(self._read(ns, stream, call, first.frames[1:], iterator))
         try:
             done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if stream.refusal is not None:
+                raise stream.refusal
             for task in done:
-                # The reader's refusal ends the call with its status.
-                task.result()
+                # The reader's refusal ends the call with its status. A writer is cancelled when its peer does not read.
+                if not task.cancelled():
+                    task.result()
         finally:
             self._mesh.streams.discard(stream)
             self._mesh.post(ns, c.StreamEnded(session, stream))

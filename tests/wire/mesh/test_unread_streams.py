@@ -1,0 +1,66 @@
+"""Agents that send and do not read: their streams end, and what waited for them is let go."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentmesh.v1 import scheduler_service_pb2, session_pb2
+from meshd.domain.frames import Drain
+from meshd.domain.limits import MAX_MESSAGE_FRAMES
+from meshd.engine import streams
+from meshd.engine.streams import AgentStream
+from tests.wire.mesh.conftest import RunningMesh, refused
+
+
+def only_stream(mesh: RunningMesh) -> AgentStream:
+    (stream,) = mesh.parts.mesh.streams
+    return stream
+
+
+async def ended(stream: AgentStream) -> None:
+    """Wait until a stream's writer has ended."""
+    assert stream.writer is not None
+    async with asyncio.timeout(20):
+        await asyncio.wait({stream.writer})
+
+
+async def test_a_stream_whose_answers_nobody_reads_ends_with_a_reason(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("deaf", slots=1)
+    stream = only_stream(mesh)
+    message = scheduler_service_pb2.WorkRequest(
+        frames=[
+            session_pb2.AgentFrame(accept=session_pb2.Accept(fence=b"nobody's %6d" % number))
+            for number in range(MAX_MESSAGE_FRAMES)
+        ]
+    )
+
+    async def flood() -> None:
+        while stream.refusal is None:
+            await agent.call.write(message)
+
+    flooding = asyncio.create_task(flood())
+    await ended(stream)
+    assert len(stream._outbox) == 0
+    assert await refused(agent.expect("ack")) == "OVERLOADED"
+    assert "read it while you send" in await agent.call.details()
+    # What was under way when the stream ended is refused.
+    await asyncio.gather(flooding, return_exceptions=True)
+    await agent.register()
+    await agent.open()
+
+
+async def test_a_stream_that_another_one_replaces_ends_though_nobody_reads_it(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "CLOSE_S", 0.05)
+    agent = await mesh.agent("deaf")
+    stream = only_stream(mesh)
+    for _ in range(9_000):
+        stream.push(Drain("x" * 1_000))
+    await agent.open()
+    await ended(stream)
+    assert stream not in mesh.parts.mesh.streams
+    await mesh.submit("t1")
+    await agent.expect("assign")
