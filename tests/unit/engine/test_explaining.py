@@ -40,7 +40,7 @@ async def test_the_best_of_all_agents_come_first() -> None:
     assert found.verdicts[1].verdict is Verdict.NOT_RUNNING
     assert len(found.verdicts) == 30
     assert found.queue_position == 2
-    assert found.summary == "z in default can, but all 1 slots are in use"
+    assert found.summary == "z in default can, but its slot is in use"
 
 
 async def test_what_changes_meanwhile_is_explained_as_it_is_at_the_end(
