@@ -47,7 +47,7 @@ class _FeatureEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Feature.ValueT
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """Optional parts of the protocol. An agent that names none speaks the minimal profile: it gets Opened, Assign, Ack
-    and Revoke only, an assignment counts as accepted once it is sent, and any fenced frame implies Accept.
+    and Revoke only, an assignment counts as accepted once it is sent, and any fenced frame but Decline implies Accept.
     """
 
 FEATURE_UNSPECIFIED: Feature.ValueType  # 0

@@ -71,3 +71,9 @@ def test_every_page_can_be_found_from_the_readme() -> None:
             reached.add(page)
             todo += [target for target, _ in links(page)]
     assert {str(page.relative_to(HOUSE)) for page in set(PAGES) - reached} == set()
+
+
+@pytest.mark.parametrize("file", sorted((HOUSE / "deploy").iterdir()), ids=lambda file: file.name)
+def test_pages_named_in_a_file_to_deploy_exist(file: Path) -> None:
+    for name in re.findall(r"docs/[\w/-]+\.md", file.read_text()):
+        assert (HOUSE / name).exists(), f"{file.name} names {name}, which is not there"
