@@ -148,10 +148,12 @@ async def _serve(
         listeners = [listener for listener in (task_log.listener(), spans) if listener is not None]
         parts = _compose(settings, store, restored, metrics, storage_failed, listeners)
         del restored
+    # Before it listens: a server whose start was cancelled cannot be stopped. What cancelled the load ends here.
+    process.on_stop_signal(partial(_resolve, ended, STOPPED))
+    await asyncio.sleep(0)
     readiness.listen(parts.health.set_serving)
     async with _listening(settings, parts, metrics, readiness, certificate) as addresses:
         garbage.begin()
-        process.on_stop_signal(partial(_resolve, ended, STOPPED))
         retention_ms = settings.retention_days * 24 * 3_600_000
         aside = [
             asyncio.create_task(work)

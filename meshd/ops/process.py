@@ -23,16 +23,21 @@ def allow_many_connections() -> None:
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call ``stop`` on the running loop at SIGTERM or SIGINT; the same signal again ends the process at once."""
+    """Call ``stop`` on the running loop at SIGTERM, SIGINT or SIGHUP; the first two end the process at once when repeated.
+
+    A terminal that is closed may say so twice. Where SIGHUP is ignored, as under nohup, it stays ignored.
+    """
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number is not signal.SIGHUP:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         stop()
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, received, each)
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+            loop.add_signal_handler(each, received, each)
 
 
 def end_later(code: int, seconds: float) -> threading.Timer:

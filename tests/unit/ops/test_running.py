@@ -55,6 +55,30 @@ from meshd.__main__ import main
 sys.exit(main())
 """
 
+# A person presses Ctrl-C during its start.
+INTERRUPTED_START = """
+import os, signal, sys
+from meshd import daemon
+def interrupted(function):
+    def run(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*arguments)
+    return run
+if sys.argv.pop(1) == "loading":
+    daemon.SqliteStore.load = interrupted(daemon.SqliteStore.load)
+else:
+    daemon.wire.listen_socket = interrupted(daemon.wire.listen_socket)
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
+AS_UNDER_NOHUP = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
 ENDS_BY_A_LOOK_AT_THREADS = """
 import os, signal, sys
 from meshd.ops.other_threads import OtherThreads
@@ -132,7 +156,7 @@ def watch(channel: Any) -> Any:
     return stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) -> None:
     with meshd.channel() as channel:
         states = watch(channel)
@@ -151,6 +175,30 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
     assert not log[0]["listen"].endswith(":0")
     # `make test-compiled` puts its copy before the sources.
     assert log[0]["compiled"] == ("build/compiled" in os.environ.get("PYTHONPATH", ""))
+
+
+@pytest.mark.parametrize(
+    ("during", "code", "events"),
+    [("loading", 130, []), ("listening", 0, ["meshd ready", "meshd stops", "meshd stopped"])],
+)
+def test_ctrl_c_during_the_start_ends_it_in_good_order(
+    tmp_path: Path, during: str, code: int, events: list[str]
+) -> None:
+    meshd = Meshd(tmp_path, "-c", INTERRUPTED_START, during)
+    try:
+        ended, log = meshd.end(START_TIMEOUT_S)
+    finally:
+        meshd.process.kill()
+        meshd.manager.close()
+    assert (ended, [line["event"] for line in log]) == (code, events)
+
+
+def test_what_shall_outlive_its_terminal_does(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", AS_UNDER_NOHUP)):
+        meshd.process.send_signal(signal.SIGHUP)
+        with meshd.channel() as channel:
+            assert next(watch(channel)).status == health_pb2.HealthCheckResponse.SERVING
+        assert meshd.process.poll() is None
 
 
 def test_a_slow_start_is_no_stall(tmp_path: Path) -> None:
