@@ -337,7 +337,7 @@ class Presence:
                 # Streams of ours that a newer one of ours replaced are not read any more: this is somebody else.
                 raise self._superseded()
             case GoAwayReason.GO_AWAY_REASON_SESSION_LOST:
-                raise SessionEnded("the session's lease ended", reason="SESSION_NOT_FOUND")
+                raise SessionEnded("the mesh ended its session", reason="SESSION_NOT_FOUND")
         self._endpoint = go_away.endpoint or None
 
     def _superseded(self) -> Superseded:

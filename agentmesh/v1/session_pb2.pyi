@@ -128,11 +128,13 @@ class _GoAwayReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_GoAwayRea
     GO_AWAY_REASON_UNSPECIFIED: _GoAwayReason.ValueType  # 0
     """Not valid."""
     GO_AWAY_REASON_SUPERSEDED: _GoAwayReason.ValueType  # 1
-    """A newer stream of the session, or a newer session of the agent, took over."""
+    """A newer stream of the session, or a newer session of the agent, took over. If neither is yours, another process
+    runs as this agent: stop.
+    """
     GO_AWAY_REASON_SHUTTING_DOWN: _GoAwayReason.ValueType  # 2
     """The daemon goes down and comes back."""
     GO_AWAY_REASON_SESSION_LOST: _GoAwayReason.ValueType  # 3
-    """The session's lease ended; register again."""
+    """The session is over, by its lease or by a revocation; register again."""
 
 class GoAwayReason(_GoAwayReason, metaclass=_GoAwayReasonEnumTypeWrapper):
     """Why a stream ends."""
@@ -140,11 +142,13 @@ class GoAwayReason(_GoAwayReason, metaclass=_GoAwayReasonEnumTypeWrapper):
 GO_AWAY_REASON_UNSPECIFIED: GoAwayReason.ValueType  # 0
 """Not valid."""
 GO_AWAY_REASON_SUPERSEDED: GoAwayReason.ValueType  # 1
-"""A newer stream of the session, or a newer session of the agent, took over."""
+"""A newer stream of the session, or a newer session of the agent, took over. If neither is yours, another process
+runs as this agent: stop.
+"""
 GO_AWAY_REASON_SHUTTING_DOWN: GoAwayReason.ValueType  # 2
 """The daemon goes down and comes back."""
 GO_AWAY_REASON_SESSION_LOST: GoAwayReason.ValueType  # 3
-"""The session's lease ended; register again."""
+"""The session is over, by its lease or by a revocation; register again."""
 
 @typing.final
 class HeldAttempt(message.Message):
