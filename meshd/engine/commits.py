@@ -1,7 +1,8 @@
 """Commits: closes batches, has the store write them, and lets out what waited for them.
 
 Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failed write
-nothing is let out any more and ``on_failure`` ends the process: memory and disk never disagree.
+nothing is let out any more and ``on_failure`` ends the process: memory and disk never disagree. Who comes after the end
+is refused.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Commits:
         self._oldest_mono = 0.0
         self._in_flight_bytes = 0
         self.failed = False
+        self._closed = False
 
     @property
     def effects(self) -> Effects:
@@ -94,7 +96,7 @@ class Commits:
 
     def flush(self) -> None:
         """Let out what waits for nothing; see that the rest gets committed. Call after every turn of changes."""
-        if self.failed:
+        if self.failed or self._closed:
             return
         let_out = [self._let_out(effects) for effects in self._barrier.idle()]
         if not all(let_out):
@@ -123,29 +125,27 @@ class Commits:
             self._loop.call_later(QUIET_S, self._wait, until_mono, came)
 
     async def settled(self) -> None:
-        """Return when everything computed so far is durable. Raises Refusal when the storage failed."""
+        """Return when everything computed so far is durable. Raises Refusal when the storage failed or is closed."""
         if self.failed:
             raise storage_failed()
+        self._refuse_if_closed()
         self.flush()
         if self._barrier.pending:
             done: asyncio.Future[None] = self._loop.create_future()
             self.effects.replies.append((done, None))
             await done
 
-    def after(self, callback: Callable[[], None]) -> None:
-        """Run a callback when everything computed so far is durable."""
-        self.effects.callbacks.append(callback)
-        self.flush()
-
     async def read(self, read: Callable[..., T], *args: Any) -> T:
-        """Run a read of the store on a reader thread."""
+        """Run a read of the store on a reader thread. Raises Refusal when that is closed."""
+        self._refuse_if_closed()
         return await self._loop.run_in_executor(self._readers, read, *args)
 
     async def read_list(self, read: Callable[[C, Stop], T], condition: C) -> T:
         """Run a list of the store, which may look at all there is, on a thread that no other read waits for.
 
-        It ends its page when its time is over, and when its caller has gone.
+        It ends its page when its time is over, and when its caller has gone. Raises Refusal when the store is closed.
         """
+        self._refuse_if_closed()
         gone = threading.Event()
 
         def listed() -> T:
@@ -162,17 +162,24 @@ class Commits:
         return await self._loop.run_in_executor(self._writer, write, *args)
 
     async def close(self) -> None:
-        """Commit what is pending and stop the threads; ``failed`` says whether it was."""
+        """Commit what is pending, refuse whatever comes later, and stop the threads; ``failed`` says whether it was."""
         # The refusal is for callers; of a failed commit ``on_failure`` was told.
         with suppress(Refusal):
             await self.settled()
+            while self._barrier.pending:  # Others went on meanwhile.
+                await self.settled()
+        self._closed = True
         await asyncio.to_thread(self._writer.shutdown)
         await asyncio.to_thread(self._readers.shutdown)
         await asyncio.to_thread(self._lister.shutdown)
 
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise shutting_down()
+
     def _begin(self) -> None:
         self._scheduled = False
-        if self.failed:
+        if self.failed or self._closed:
             return
         taken = self._barrier.take()
         if taken is None:
@@ -233,6 +240,11 @@ class Commits:
                 ticket.set_exception(storage_failed())
         wrapped = error if isinstance(error, StorageError) else StorageError(f"the commit failed: {error!r}")
         self._on_failure(wrapped)
+
+
+def shutting_down() -> Refusal:
+    """Return the refusal of what comes too late to be taken or answered."""
+    return Refusal(Reason.SHUTTING_DOWN, "meshd is going down; try again in a moment", retry_ms=1_000)
 
 
 def storage_failed() -> Refusal:

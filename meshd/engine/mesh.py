@@ -39,7 +39,7 @@ from meshd.domain.values import (
 from meshd.engine import stages
 from meshd.engine.audit import AuditLog
 from meshd.engine.byte_cache import ByteCache
-from meshd.engine.commits import Commits
+from meshd.engine.commits import Commits, shutting_down
 from meshd.engine.feeds import Encoding, Position, Watch
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
@@ -143,7 +143,9 @@ class Mesh:
         make: Callable[[object], c.Command],
         entry: Entry | None = None,
     ) -> Any:
-        """Post a command made with a ticket and wait for its reply. A refusal in the reply is raised."""
+        """Post a command made with a ticket and wait for its reply. A refusal in the reply is raised, or of what is late."""
+        if self.closing:
+            raise shutting_down()
         ticket: asyncio.Future[Any] = self._loop.create_future()
         self.post(ns, make(ticket), entry)
         reply = await ticket
@@ -284,7 +286,7 @@ class Mesh:
             self._late_turn.cancel()
             self._late_turn = None
         if self.closing:
-            # What comes now is not acknowledged any more; callers ask again after the restart.
+            # Nobody waits for what comes now: streams go on after the restart.
             return
         now = self._now()
         inbox, self._inbox = self._inbox, {}
@@ -459,8 +461,8 @@ class Mesh:
 
     async def shutdown(self) -> None:
         """Send agents away, commit what is pending, stop. Attempts stay with their agents."""
-        if self._late_turn is not None:
-            # What waits for the commit that is being written came before the end.
+        if self._scheduled:
+            # What waits for its turn, or for the commit that is being written, came before the end.
             self._turn()
         self.closing = True
         self._sweeper.cancel()

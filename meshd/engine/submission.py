@@ -13,6 +13,7 @@ from meshd.domain.commands import LookAgain, Submit, Submitted
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import TaskSpec
+from meshd.engine.commits import shutting_down
 from meshd.engine.known_tasks import KnownTasks
 from meshd.engine.mesh import Entry, Mesh
 
@@ -37,11 +38,7 @@ class Submission:
     def admit(self) -> None:
         """Refuse new work while the disk lags behind or runs full, or the daemon goes down. Raises Refusal."""
         if self._mesh.closing:
-            raise Refusal(
-                Reason.SHUTTING_DOWN,
-                "meshd is going down; try again in a moment",
-                retry_ms=1_000,
-            )
+            raise shutting_down()
         commits = self._mesh.commits
         behind = commits.uncommitted_bytes > self._max_uncommitted_bytes
         if behind or commits.uncommitted_age_s > MAX_UNCOMMITTED_AGE_S:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from meshd.domain.effects import Effects
-from meshd.domain.errors import Refusal
+from meshd.domain.errors import Reason, Refusal
 from meshd.domain.records import SigningKeyRecord, Writes
 from meshd.engine import commits as commits_module
 from meshd.engine.commits import Commits
@@ -148,3 +148,32 @@ async def test_a_bug_while_effects_are_let_out_leaves_no_caller_waiting() -> Non
     assert failures
     assert all("let out" in str(each) for each in failures)
     await commits.close()
+
+
+async def test_what_comes_after_the_end_is_refused() -> None:
+    commits = commits_over(CountingStore(), 0.0)
+    await change(commits)
+    await commits.close()
+    async with asyncio.timeout(10):
+        for late in (change(commits), commits.read(int), commits.read_list(lambda _, stop: stop(), None)):
+            with pytest.raises(Refusal) as refused:
+                await late
+            assert refused.value.reason is Reason.SHUTTING_DOWN
+    commits.flush()
+    commits._begin()
+
+
+async def test_what_others_change_while_the_end_commits_is_committed_too() -> None:
+    store = CountingStore()
+    commits = commits_over(store, 0.0)
+
+    async def change_twice() -> None:
+        await change(commits)
+        await change(commits)
+
+    changed = asyncio.ensure_future(change_twice())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await commits.close()
+        await changed
+    assert store.commits == 2

@@ -14,7 +14,7 @@ import pytest
 from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
 from meshd.domain.commands import Cancel, Deregister, OpenStream, Submit
 from meshd.domain.effects import Effects
-from meshd.domain.errors import Refusal
+from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, Feature, Opened
 from meshd.domain.limits import SessionRules
 from meshd.domain.machine import handle
@@ -252,3 +252,17 @@ async def test_what_is_posted_twice_is_recorded_once(mesh: Mesh) -> None:
         with pytest.raises(Refusal, match="no task"):
             await mesh.ask(ns, lambda ticket: Cancel(ticket, "t1", 0), entry)
     assert mesh.audit.head("default")[0] == 1
+
+
+async def test_what_waits_for_its_turn_at_the_end_is_answered_and_what_comes_later_is_refused(
+    mesh: Mesh,
+) -> None:
+    ns = mesh.namespaces["default"]
+    asked = asyncio.ensure_future(mesh.ask(ns, partial(submission, "first")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await mesh.shutdown()
+        await asked
+        with pytest.raises(Refusal) as refused:
+            await mesh.ask(ns, partial(submission, "later"))
+    assert refused.value.reason is Reason.SHUTTING_DOWN
