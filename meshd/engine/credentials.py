@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from heapq import heappop, heappush
 from typing import Final
 
 from meshd.domain.access import SYSTEM_NAMESPACE, Principal
@@ -24,11 +25,12 @@ class Credentials:
         self._commits = commits
         self.identity_ttl_ms = identity_ttl_ms
         """How long an agent's key renews tokens after its last use."""
-        self._join_tokens = {
-            record.token_hash: record
-            for record in restored.join_tokens
-            if record.uses_left > 0 and record.expire_ms > now_ms
-        }
+        self._join_tokens: dict[bytes, JoinTokenRecord] = {}
+        self._join_token_ends: list[tuple[float, bytes]] = []
+        """A heap of the monotonic times until which each is kept; some are used up before."""
+        for token in restored.join_tokens:
+            if token.uses_left > 0 and token.expire_ms > now_ms:
+                self._keep_join_token(token, token.expire_ms - now_ms)
         self._identities = {(record.namespace, record.agent_id): record for record in restored.identities}
         self._revoked_families: OrderedDict[tuple[str, str], float] = OrderedDict()
         """With the monotonic time until which each is kept, the earliest first: a jump of the clock revives nothing."""
@@ -80,11 +82,21 @@ class Credentials:
 
     def put_join_token(self, record: JoinTokenRecord) -> None:
         """Add or replace a join token; one without uses left is forgotten here and kept as a row."""
-        if record.uses_left > 0:
+        if record.uses_left <= 0:
+            self._join_tokens.pop(record.token_hash, None)
+        elif record.token_hash in self._join_tokens:
             self._join_tokens[record.token_hash] = record
         else:
-            self._join_tokens.pop(record.token_hash, None)
+            self._keep_join_token(record, record.expire_ms - record.create_ms)
         self._commits.writes.join_tokens[record.token_hash] = record
+
+    def _keep_join_token(self, record: JoinTokenRecord, keep_ms: int) -> None:
+        """Remember a join token for so long, and forget those whose time is over."""
+        ends, now_mono = self._join_token_ends, time.monotonic()
+        self._join_tokens[record.token_hash] = record
+        heappush(ends, (now_mono + keep_ms / 1000, record.token_hash))
+        while ends[0][0] <= now_mono:
+            self._join_tokens.pop(heappop(ends)[1], None)
 
     def revoke_family(self, namespace: str, family: str, now_ms: int) -> None:
         """Revoke a family and what descends from it; remembered until nothing of it can be valid any more."""

@@ -1,6 +1,7 @@
 """Joining, renewing and issuing."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -225,3 +226,22 @@ def test_whole_seconds(world: World) -> None:
         world.authority.authenticate(token.value)
 
     asyncio.run(issue())
+
+
+async def test_an_expired_join_token_is_forgotten_when_the_next_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_mono = time.monotonic()
+    long = await world.join_token("w-1", lifetime_ms=3_600_000)
+    for number in range(5):
+        await world.join_token("w-2", lifetime_ms=1_000 * (number + 1))
+    restarted = world.restart()
+    monkeypatch.setattr("meshd.engine.credentials.time.monotonic", lambda: start_mono + 600)
+    for current in (world, restarted):
+        credentials = current.enrolment._credentials
+        assert len(credentials._join_tokens) == 6
+        current.now_ms += 600_000
+        await current.join_token("w-3")
+        assert {record.agent_id for record in credentials._join_tokens.values()} == {"w-1", "w-3"}
+        assert len(credentials._join_token_ends) == 2
+    assert await world.join("w-1", AgentKey(), long)
