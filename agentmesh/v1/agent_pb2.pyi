@@ -75,7 +75,9 @@ class _HealthEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Health.ValueTyp
     HEALTH_SUSPECT: _Health.ValueType  # 3
     """Its connection broke or a beat is late; it gets no new work and keeps what it holds."""
     HEALTH_DEAF: _Health.ValueType  # 4
-    """It beats but does not answer assignments; it gets no new work until its next sign of life."""
+    """It beats but does not answer assignments; it gets no new work until its next sign of life, and ever later when it
+    answers none in a row.
+    """
     HEALTH_LOST: _Health.ValueType  # 5
     """Its lease ended; its attempts were given to others."""
     HEALTH_DRAINING: _Health.ValueType  # 6
@@ -93,7 +95,9 @@ HEALTH_HEALTHY: Health.ValueType  # 2
 HEALTH_SUSPECT: Health.ValueType  # 3
 """Its connection broke or a beat is late; it gets no new work and keeps what it holds."""
 HEALTH_DEAF: Health.ValueType  # 4
-"""It beats but does not answer assignments; it gets no new work until its next sign of life."""
+"""It beats but does not answer assignments; it gets no new work until its next sign of life, and ever later when it
+answers none in a row.
+"""
 HEALTH_LOST: Health.ValueType  # 5
 """Its lease ended; its attempts were given to others."""
 HEALTH_DRAINING: Health.ValueType  # 6

@@ -47,6 +47,9 @@ RECENT_TASKS = 10_000
 MAX_POOLS = 1_024
 """Requirement sets that are kept pooled; idle ones beyond are forgotten."""
 
+MAX_DEAF_PAUSE_S = 60.0
+"""Longest pause of an agent that beats but answers no assignment, before it is tried again."""
+
 BREAK_WINDOW_S = 1.0
 MASS_BREAK_MIN = 10
 MASS_BREAK_SHARE = 0.05

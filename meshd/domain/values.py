@@ -324,6 +324,11 @@ class Session:
     drained: str = ""
     """Why a drain keeps new work from it, in words; "" while none does. Not durable: drains are."""
     deaf: bool = False
+    """It left an assignment unanswered, and gets no more until it speaks."""
+    deaf_count: int = 0
+    """How often in a row, without one assignment answered between."""
+    deaf_until_mono: float = 0.0
+    """Before this, what it says does not show that it hears again."""
     bucket: int = -1
     """Load bucket in which the placement pools keep it; -1: in none, because it gets no work."""
     beat_seq: int = 0

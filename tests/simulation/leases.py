@@ -56,6 +56,29 @@ class Seen:
         """It has not come back since the daemon started."""
 
 
+class Deafness:
+    """How often in a row a session left assignments unanswered, and until when it gets none for that."""
+
+    def __init__(self) -> None:
+        self.lasts = False
+        self.count = 0
+        self.until = 0.0
+
+    def begins(self, now: float) -> None:
+        """It left one unanswered."""
+        self.lasts = True
+        self.count += 1
+        self.until = now + (0.0 if self.count == 1 else min(60.0, 2.0 ** (self.count - 2)))
+
+    def heard(self, command: c.Frames, before: OfSession | None, now: float) -> None:
+        """It speaks, perhaps of an attempt of which it said nothing before."""
+        if now >= self.until:
+            self.lasts = False
+        new = {a.fence for a in before.attempts if not a.accept_ms} if before is not None else set()
+        if any(getattr(frame, "fence", None) in new for frame in command.frames):
+            self.count, self.until = 0, 0.0
+
+
 class Leases:
     """Signs of life and losses in one world."""
 
@@ -78,6 +101,7 @@ class Leases:
         """When the mesh looked at all sessions: only then it begins to suspect itself."""
         self._overs: dict[Session, float] = {}
         """When the leases of those who may be heard in a turn were over, by what they went by before it."""
+        self._deafness: dict[Session, Deafness] = {}
         self._listening_since = 0.0
         self._hold_until = 0.0
         self._hold_latest = 0.0
@@ -89,6 +113,7 @@ class Leases:
         self._most = 0
         self.pace.started(daemon)
         self._sent.clear()
+        self._deafness.clear()
         self._breaks.clear()
         self._maybe_breaks.clear()
         self._ttl_losses.clear()
@@ -150,6 +175,9 @@ class Leases:
                 raise Violation(f"{name} was in doubt and is trusted, but has not spoken")
             if session.deaf and health is Health.DEAF:
                 self._judge_deaf(session, before, now.mono)
+        for session in said.union(turn.sessions):
+            if session.deaf or session in self._deafness:
+                self._judge_deafness(session, now.mono)
 
     def _command(self, ns: Namespace, command: c.Command, mono: float, said: set[Session]) -> None:
         kind = type(command)
@@ -161,12 +189,13 @@ class Leases:
                 said.add(session)
                 if session in self._seen:
                     self._heard(session, self._seen[session], mono)
-                    self._judge_heard(ns, session)
+                    self._judge_heard(ns, command, mono)
         elif kind is c.OpenStream:
             assert isinstance(command, c.OpenStream)
             opened = ns.sessions.get(command.session_id)
             if opened is not None and opened.stream is command.stream:
                 said.add(opened)
+                self._deafness.pop(opened, None)
                 self._opened(opened, mono)
         elif kind is c.StreamEnded:
             assert isinstance(command, c.StreamEnded)
@@ -225,16 +254,14 @@ class Leases:
             over = min(over, max(seen.broken + seen.return_s, seen.hold_until))
         return over
 
-    def _judge_heard(self, ns: Namespace, session: Session) -> None:
+    def _judge_heard(self, ns: Namespace, command: c.Frames, mono: float) -> None:
         """An agent that was heard gets work again."""
+        session = command.session
+        if session in self._deafness:
+            self._deafness[session].heard(command, self._before.get(session), mono)
         if session.session_id not in ns.sessions or session.stream is None:
             return
         name = session.agent.spec.agent_id
-        before = self._before.get(session)
-        if before is not None and before.deaf and session.deaf:
-            lately = any(fence not in session.held for fence, _ in before.unaccepted())
-            if not lately:
-                raise Violation(f"{name} has spoken and still counts as deaf")
         wants = session.takes_work and session.slots > 0 and not session.drained
         if wants and not session.deaf and session.bucket < 0:
             raise Violation(f"{name} has spoken and is offered no work")
@@ -354,6 +381,20 @@ class Leases:
     def _doubts(self, since: float, until: float) -> bool:
         """Return whether the mesh had reason to suspect itself at any time."""
         return any(self._suspected(at) for at in self._sweeps if since <= at <= until)
+
+    def _judge_deafness(self, session: Session, now: float) -> None:
+        """Who left assignments unanswered gets none until it speaks, and later each time in a row."""
+        name = session.agent.spec.agent_id
+        known = self._deafness.setdefault(session, Deafness())
+        if known.lasts and not session.deaf:
+            raise Violation(
+                f"{name} is trusted {known.until - now:.3f} s before it may be, or has not spoken"
+            )
+        if session.deaf and not known.lasts:
+            before = self._before.get(session)
+            if before is None or all(fence in session.held for fence, _ in before.unaccepted()):
+                raise Violation(f"{name} has spoken and still counts as deaf")
+            known.begins(now)
 
     def _judge_deaf(self, session: Session, before: OfSession, now: float) -> None:
         name = session.agent.spec.agent_id

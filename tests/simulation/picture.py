@@ -23,6 +23,7 @@ class Attempt:
         self.cancel_grace_ms = task.cancel_grace_ms
         self.cancel_cause = task.cancel_cause
         self.cancel_ms = task.cancel_ms
+        self.accept_ms = task.accept_ms
 
     def is_still(self, fence: bytes, task: Task) -> bool:
         """Return whether nothing of it has changed."""

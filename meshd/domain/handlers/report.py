@@ -144,6 +144,9 @@ def report(ns: Namespace, session: Session, frame: f.UpFrame, now: Now, out: Eff
     fence: bytes = frame.fence  # type: ignore[union-attr]  # only fenced frames have a handler here
     task = session.held.get(fence)
     if task is not None:
+        if session.deaf_count and not task.accept_ms:
+            # Not by what it says of others: a handler may report though nobody reads what the mesh sends.
+            session.deaf_count, session.deaf_until_mono = 0, 0.0
         HANDLERS[type(frame)](ns, session, task, frame, now, out)
         return
     out.count("stale")

@@ -24,7 +24,7 @@ from meshd.domain.handlers.attempts import (
 )
 from meshd.domain.handlers.report import report
 from meshd.domain.handlers.submit import cancel_frame
-from meshd.domain.limits import MAX_SLOTS
+from meshd.domain.limits import MAX_DEAF_PAUSE_S, MAX_SLOTS
 from meshd.domain.pacing import longer
 from meshd.domain.state import Namespace, Timer
 from meshd.domain.values import Agent, AgentSpec, AttemptState, Health, Now, Session
@@ -155,6 +155,7 @@ def open_stream(ns: Namespace, command: OpenStream, now: Now, out: Effects) -> N
     if session.drained:
         notify_drain(session, out)
     session.deaf = False
+    session.deaf_count, session.deaf_until_mono = 0, 0.0
     ns.pools.remove(session)
     _seen(session, now)
     _recover(ns, session, "its stream is open", now, out)
@@ -198,7 +199,7 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
         return
     _seen(session, now)
     # One that is deaf is offered no work either.
-    if session.bucket < 0:
+    if session.bucket < 0 and now.mono >= session.deaf_until_mono:
         session.deaf = False
         _recover(ns, session, "it answers again", now, out)
     for frame in command.frames:
@@ -283,6 +284,8 @@ def deaf(
     out.count("unaccepted", by=len(unaccepted))
     if not session.deaf:
         session.deaf = True
+        session.deaf_count += 1
+        session.deaf_until_mono = now.mono + _deaf_pause_s(session.deaf_count)
         ns.set_health(
             session.agent,
             Health.DEAF,
@@ -290,6 +293,11 @@ def deaf(
             now,
             out,
         )
+
+
+def _deaf_pause_s(count: int) -> float:
+    """Return how long who was deaf so often in a row gets nothing: at first until it speaks, then 1 s, 2 s, 4 s ..."""
+    return min(2.0 ** (min(count, 10) - 2), MAX_DEAF_PAUSE_S) if count > 1 else 0.0
 
 
 def suspect(ns: Namespace, session: Session, now: Now, out: Effects) -> None:
@@ -343,7 +351,8 @@ def _set_slots(ns: Namespace, session: Session, slots: int, now: Now, out: Effec
     if session.slots != slots:
         session.slots = slots
         ns.agent_changed(session.agent, out)
-    _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
+    if not session.deaf:
+        _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
 
 
 def _leave(ns: Namespace, session: Session, words: str, now: Now, out: Effects) -> None:
