@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _PROGRESS_PAUSE_S = 1.0
+_HELD = (task_pb2.TASK_STATE_ASSIGNED, task_pb2.TASK_STATE_RUNNING)
 
 
 class Display(Protocol):
@@ -111,7 +112,7 @@ def state_text(task: task_pb2.Task) -> str:
     """Returns what a task is doing, in one line."""
     text = f"{task.spec.task_id} in {task.namespace} is {words.state_word(task.state)}"
     attempt = task.attempt
-    if task.state in (task_pb2.TASK_STATE_ASSIGNED, task_pb2.TASK_STATE_RUNNING):
+    if task.state in _HELD:
         text += f" on {attempt.agent_id}"
     if attempt.number > 1 or task.failure_count:
         text += f" (attempt {attempt.number})"
@@ -121,6 +122,8 @@ def state_text(task: task_pb2.Task) -> str:
         )
     if task.HasField("cancel_request_time") and task.state not in words.TERMINAL_STATES:
         text += ", cancel requested"
+    elif task.state in _HELD and attempt.state == task_pb2.ATTEMPT_STATE_STOPPING:
+        text += ", told to stop"  # its timeout is over, or others shall have it
     return printable(text)
 
 

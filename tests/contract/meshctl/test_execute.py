@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,23 @@ def test_a_meshd_that_stays_away_ends_the_wait_with_a_clear_error(
     assert outcome.code == 5
     assert "lost the connection" in outcome.err
     assert f"error: meshd at {meshd.address} stayed away; task-001 goes on without this wait" in outcome.err
+
+
+def test_says_that_the_agent_was_told_to_stop(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    def course(mesh: FakeMeshd, task: task_pb2.Task) -> Iterator[scheduler_service_pb2.WatchTaskResponse]:
+        task.state, task.attempt.number, task.attempt.agent_id = task_pb2.TASK_STATE_RUNNING, 1, "slow-1"
+        yield scheduler_service_pb2.WatchTaskResponse(task=task)
+        task.attempt.state = task_pb2.ATTEMPT_STATE_STOPPING
+        yield scheduler_service_pb2.WatchTaskResponse(task=task)
+        task.state = task_pb2.TASK_STATE_SUCCEEDED
+        yield scheduler_service_pb2.WatchTaskResponse(task=task)
+
+    meshd.course = course
+    assert meshctl(*EXECUTE, "--timeout", "2s").err.splitlines() == [
+        "task-001 in default is running on slow-1",
+        "task-001 in default is running on slow-1, told to stop",
+        "task-001 succeeded on slow-1.",
+    ]
 
 
 def test_ctrl_c_detaches_and_says_how_to_watch(
