@@ -1,14 +1,17 @@
 // An agent written by hand: the minimal profile of the contract, with generated stubs and no SDK.
 //
 // It registers, opens one Work stream, beats, counts the words of each task, and keeps a result until the mesh has
-// acknowledged it, over broken connections too. `make polyglot-check` builds it and has it complete a task.
+// acknowledged it, over broken connections too. When its session was lost it begins another; when another process took
+// its place, or its token has ended, it stops and says so. `make polyglot-check` builds it and has it complete a task.
 package main
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
+	"errors"
 	"fmt"
 	"log"
+	"math/rand"
 	"os"
 	"strings"
 	"sync"
@@ -16,56 +19,121 @@ import (
 
 	mesh "agentmesh/gen/agentmesh/v1"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 const taskType = "word-count"
 
-// agent is one session: what RegisterAgent gave it, and what it holds.
+// agent is one process and what it holds; its session is what RegisterAgent gave it, nil before the first.
 type agent struct {
-	scheduler mesh.SchedulerServiceClient
 	id        string
 	session   *mesh.RegisterAgentResponse
-	streamSeq int64                 // rises with every stream; the mesh listens to the highest
+	lost      string                // the session that is over, until there is another
+	key       []byte                // makes a repeated RegisterAgent the same session
+	streamSeq int64                 // rises with every stream of a session; the mesh listens to the highest
 	results   map[string]*mesh.Done // by fence: finished, not yet acknowledged
 }
 
+// errReplaced ends the agent: two processes with one id would take turns for ever.
+var errReplaced = errors.New("another process runs as this agent: give each its own id")
+
 func main() {
-	address, token, id := os.Getenv("AGENTMESH_ADDRESS"), os.Getenv("AGENTMESH_TOKEN"), os.Getenv("AGENTMESH_AGENT_ID")
-	// Plaintext never leaves this host; to another one, use credentials.NewClientTLSFromFile.
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		log.Fatal(err)
-	}
+	address, token := os.Getenv("AGENTMESH_ADDRESS"), os.Getenv("AGENTMESH_TOKEN")
 	ctx := metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token)
-	sessionKey := make([]byte, 16) // makes a repeated RegisterAgent the same session
-	rand.Read(sessionKey)
-	session, err := mesh.NewRegistryServiceClient(connection).RegisterAgent(ctx, &mesh.RegisterAgentRequest{
-		Spec: &mesh.AgentSpec{
-			AgentId: id, Type: mesh.AgentType_AGENT_TYPE_WORKER, Capabilities: []string{taskType}, Slots: 1,
-		},
-		SessionKey: sessionKey,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	self := &agent{
-		scheduler: mesh.NewSchedulerServiceClient(connection), id: id, session: session,
-		results: map[string]*mesh.Done{},
-	}
+	self := &agent{id: os.Getenv("AGENTMESH_AGENT_ID"), key: newKey(), results: map[string]*mesh.Done{}}
 	for {
-		log.Printf("the stream ended: %v", self.work(ctx))
-		time.Sleep(session.Limits.MaxReconnectBackoff.AsDuration() / 2)
+		err := self.live(ctx, address)
+		log.Printf("the stream ended: %v", err)
+		switch {
+		case reason(err) == "SESSION_NOT_FOUND" && self.session != nil:
+			self.lost, self.session, self.key, self.streamSeq = self.session.SessionId, nil, newKey(), 0
+		case errors.Is(err, errReplaced), reason(err) == "STREAM_SUPERSEDED":
+			log.Fatal(errReplaced)
+		case status.Code(err) == codes.Unauthenticated:
+			// One that lives longer joins with a key of its own, and renews its token by that.
+			log.Fatal("the token is not accepted, or not any more: get another by meshctl auth")
+		case status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.InvalidArgument, status.Code(err) == codes.NotFound:
+			log.Fatal("trying again would not help")
+		}
+		backoff := time.Second
+		if self.session != nil {
+			backoff = self.session.Limits.MaxReconnectBackoff.AsDuration()
+		}
+		time.Sleep(time.Duration(rand.Float64() * float64(backoff)))
 	}
 }
 
+// live connects, registers unless there is a session, and serves one stream until it ends.
+func (a *agent) live(ctx context.Context, address string) error {
+	// A new channel each time: gRPC's own backoff may reconnect too late.
+	// Plaintext never leaves this host; to another one, use credentials.NewClientTLSFromFile.
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	if a.session == nil {
+		if err := a.register(ctx, mesh.NewRegistryServiceClient(connection)); err != nil {
+			return err
+		}
+	}
+	return a.work(ctx, mesh.NewSchedulerServiceClient(connection))
+}
+
+// register begins a session, unless the agent lost its last one to another process.
+func (a *agent) register(ctx context.Context, registry mesh.RegistryServiceClient) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if a.lost != "" {
+		known, err := registry.GetAgent(ctx, &mesh.GetAgentRequest{AgentId: a.id})
+		if err != nil {
+			return err
+		}
+		if known.Agent.SessionId != "" && known.Agent.SessionId != a.lost {
+			switch known.Agent.Health {
+			case mesh.Health_HEALTH_HEALTHY, mesh.Health_HEALTH_SUSPECT, mesh.Health_HEALTH_DEAF, mesh.Health_HEALTH_DRAINING:
+				return errReplaced
+			}
+		}
+	}
+	session, err := registry.RegisterAgent(ctx, &mesh.RegisterAgentRequest{
+		Spec: &mesh.AgentSpec{
+			AgentId: a.id, Type: mesh.AgentType_AGENT_TYPE_WORKER, Capabilities: []string{taskType}, Slots: 1,
+		},
+		SessionKey: a.key,
+	})
+	if err == nil {
+		a.session, a.lost = session, ""
+	}
+	return err
+}
+
+func newKey() []byte {
+	key := make([]byte, 16)
+	crand.Read(key)
+	return key
+}
+
+// reason names why the mesh refused a call; programs decide by it, never by the text.
+func reason(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info.Reason
+		}
+	}
+	return ""
+}
+
 // work opens a stream and serves it until it ends.
-func (a *agent) work(ctx context.Context) error {
+func (a *agent) work(ctx context.Context, scheduler mesh.SchedulerServiceClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := a.scheduler.Work(ctx)
+	stream, err := scheduler.Work(ctx)
 	if err != nil {
 		return err
 	}

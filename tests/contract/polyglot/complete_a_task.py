@@ -1,7 +1,8 @@
 """Has an agent in another language complete tasks: python -m tests.contract.polyglot.complete_a_task NAME COMMAND...
 
 The agent gets its address, its id and a token in the environment, as any agent would, and must count words. meshd is
-restarted in between: an agent of the minimal profile comes back by itself.
+restarted in between: an agent of the minimal profile comes back by itself. It also comes back when its session was lost,
+and stops when another process took its place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import grpc
 
-from agentmesh.v1 import payload_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc, task_pb2
+from agentmesh.v1 import (
+    agent_pb2,
+    payload_pb2,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+    scheduler_service_pb2,
+    scheduler_service_pb2_grpc,
+    task_pb2,
+)
 from tests.contract.outside.conftest import issue_token
 from tests.faults.meshd_process import ChildProcess, MeshdProcess
 
@@ -36,23 +45,40 @@ def count_words(stub: scheduler_service_pb2_grpc.SchedulerServiceStub, task_id: 
     assert task.attempt.number == 1, task
 
 
+def wait_until_lost(channel: grpc.Channel, agent_id: str) -> None:
+    """Return once the agent's session is over."""
+    request = registry_service_pb2.WatchAgentsRequest(namespace="default", health=[agent_pb2.HEALTH_LOST])
+    watch = registry_service_pb2_grpc.RegistryServiceStub(channel).WatchAgents(request, timeout=TIMEOUT_S)
+    next(news for news in watch if any(change.agent.spec.agent_id == agent_id for change in news.changes))
+    watch.cancel()
+
+
 def main(name: str, command: list[str]) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         MeshdProcess(Path(folder)) as meshd,
         grpc.insecure_channel(meshd.address) as channel,
     ):
+        agent_id = f"{name}-agent"
         environment = {
             "AGENTMESH_ADDRESS": meshd.tcp_address,
-            "AGENTMESH_AGENT_ID": f"{name}-agent",
-            "AGENTMESH_TOKEN": issue_token(channel, f"{name}-agent", "WORKER").value,
+            "AGENTMESH_AGENT_ID": agent_id,
+            "AGENTMESH_TOKEN": issue_token(channel, agent_id, "WORKER").value,
         }
         stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
-        with ChildProcess(name, command, Path(folder), environment):
+        with ChildProcess(name, command, Path(folder), environment) as agent:
             count_words(stub, "first", "one two three")
             meshd.kill()
             meshd.start()
             count_words(stub, "second", "after a restart of meshd")
+            agent.freeze()
+            wait_until_lost(channel, agent_id)
+            agent.thaw()
+            count_words(stub, "third", "in another session")
+            with ChildProcess(f"{name}-again", command, Path(folder), environment):
+                assert agent.wait(TIMEOUT_S) != 0
+                assert "another process runs as this agent" in agent.log_tail()
+                count_words(stub, "fourth", "by the one that took its place")
     sys.stdout.write(f"{name}: completed its tasks in the minimal profile\n")
 
 
