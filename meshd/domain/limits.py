@@ -38,6 +38,15 @@ SEARCHED_AT_ONCE = 500
 COUNTED_AT_ONCE = 10_000
 """Tasks that came back to a queue which are counted in one go."""
 
+FEW_ENTRIES = 100
+"""So many entries of a queue, or timers, may be of tasks that are over; beyond, each end sweeps some."""
+
+SWEPT_AT_ONCE = 8
+"""Entries at which a sweep looks in one go."""
+
+KEPT_AT_ONCE = 4
+"""Entries still needed after which it stops: more than a task has timers, so that sweeping keeps up with the ends."""
+
 PREFERENCE_SAMPLE = 64
 """Candidates looked at for a task with preferences."""
 

@@ -6,7 +6,6 @@ exactly while it is QUEUED; a task that is ASSIGNED or RUNNING is in ``held`` of
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict, deque
 from enum import IntEnum
 from itertools import count
@@ -20,6 +19,7 @@ from meshd.domain.limits import RECENT_TASKS, SessionRules
 from meshd.domain.liveness import Fleet
 from meshd.domain.placement.pools import Pools
 from meshd.domain.retry import Rng
+from meshd.domain.swept_heap import SweptHeap
 from meshd.domain.values import (
     Agent,
     Health,
@@ -41,6 +41,16 @@ class Timer(IntEnum):
     GRACE = 5
     BROKEN = 6
     DISPATCH = 7
+
+
+Due = tuple[float, int, Timer, Task | Session, int]
+"""Monotonic time, number, and what is due; an attempt of 0 stands for the whole task."""
+
+
+def is_over(timer: Due) -> bool:
+    """Return whether a timer means nothing any more, since its task or its attempt has ended."""
+    _, _, _, subject, attempt = timer
+    return isinstance(subject, Task) and (subject.terminal or attempt not in (0, subject.attempt))
 
 
 class Counter:
@@ -89,7 +99,7 @@ class Namespace:
         self.accept_due: deque[tuple[float, Session, Stream, list[bytes]]] = deque()
         """(due, session, stream, fences) in order of time: the timeout is the same for all."""
         self.must_dispatch = False
-        self._timers: list[tuple[float, int, Timer, Task | Session | None, int]] = []
+        self.timers: SweptHeap[Due] = SweptHeap(is_over)
         self._timer_numbers = count()
         self._fence_numbers = count(1)
         self.agent_revision = 0
@@ -103,11 +113,11 @@ class Namespace:
         self,
         due_mono: float,
         kind: Timer,
-        subject: Task | Session | None = None,
+        subject: Task | Session,
         attempt: int = 0,
     ) -> None:
         """Ask for a timer; whoever handles it checks that it still means something."""
-        heapq.heappush(self._timers, (due_mono, next(self._timer_numbers), kind, subject, attempt))
+        self.timers.push((due_mono, next(self._timer_numbers), kind, subject, attempt))
 
     def sent(self, stream: Stream, assigned: list[Assign], now_mono: float) -> None:
         """Note that assignments were let out to a stream whose agent must accept them in time.
@@ -136,14 +146,16 @@ class Namespace:
 
     def next_due(self) -> float:
         """Return the monotonic time of the next timer; infinity without one."""
-        due = self._timers[0][0] if self._timers else inf
+        first = self.timers.first()
+        due = inf if first is None else first[0]
         return min(due, self.accept_due[0][0]) if self.accept_due else due
 
-    def pop_due(self, now_mono: float) -> tuple[Timer, Task | Session | None, int] | None:
+    def pop_due(self, now_mono: float) -> tuple[Timer, Task | Session, int] | None:
         """Take a timer that is due, or None."""
-        if not self._timers or self._timers[0][0] > now_mono:
+        first = self.timers.first()
+        if first is None or first[0] > now_mono:
             return None
-        _, _, kind, subject, attempt = heapq.heappop(self._timers)
+        _, _, kind, subject, attempt = self.timers.pop()
         return kind, subject, attempt
 
     # ---- numbers
@@ -164,7 +176,7 @@ class Namespace:
     def unqueue(self, task: Task) -> None:
         """Note that a QUEUED task is about to become something else without being drawn."""
         if task.state is TaskState.QUEUED:
-            self.pools.pool(task.spec.requirements).queue.removed()
+            self.pools.pool(task.spec.requirements).queue.removed(task)
 
     def archive(self, task: Task) -> None:
         """Move an ended task from the open to the recent ones."""
@@ -173,6 +185,7 @@ class Namespace:
         self.ended_count += 1
         if len(self.recent) > RECENT_TASKS:
             self.recent.popitem(last=False)
+        self.timers.sweep()
 
     # ---- agents
 

@@ -36,10 +36,12 @@ MODULES = (
     "meshd.domain.handlers.session",
     "meshd.domain.handlers.submit",
     "meshd.domain.handlers.tick",
+    "meshd.domain.line",
     "meshd.domain.liveness",
     "meshd.domain.machine",
     "meshd.domain.queue",
     "meshd.domain.retry",
+    "meshd.domain.swept_heap",
     "meshd.domain.transitions",
 )
 SURVIVORS = Path(__file__).with_name("survivors.txt")

@@ -69,7 +69,7 @@ class Placing:
             self._check_preferences(fresh, free, mono)
             self._check_choice(ns, fresh, queued, mono)
         for pool in ns.pools.by_requirements.values():
-            if pool not in ns.pools.busy and _kept(pool.queue):
+            if pool not in ns.pools.busy and len(pool.queue):
                 raise Violation("a queue that nobody looks at keeps tasks in memory")
 
     def _may(self, task: Task, session: Session, mono: float) -> bool:
@@ -167,9 +167,4 @@ def _sixteenths(session: Session, used: int) -> int:
 
 def _entries(queue: TaskQueue) -> list[Task]:
     """Everything that a queue keeps in memory."""
-    returned = (task for _, task in chain.from_iterable(queue._returned))
-    return [*chain.from_iterable(queue._fresh), *returned]
-
-
-def _kept(queue: TaskQueue) -> bool:
-    return any(fresh for fresh in queue._fresh) or any(returned for returned in queue._returned)
+    return list(chain.from_iterable(queue._lines.values()))

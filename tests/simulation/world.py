@@ -13,9 +13,11 @@ from typing import Any, Final
 import meshd.domain.handlers.assign as assign_module
 import meshd.domain.handlers.drain as drain_module
 import meshd.domain.handlers.submit as submit_module
+import meshd.domain.line as line_module
 import meshd.domain.liveness as liveness_module
 import meshd.domain.pacing as pacing_module
 import meshd.domain.state as state_module
+import meshd.domain.swept_heap as swept_heap_module
 from meshd.domain import commands as c
 from meshd.domain.drains import AgentSelector, Drain, drain_id
 from meshd.domain.effects import Effects
@@ -38,6 +40,8 @@ from tests.simulation.violation import Violation
 START: Final = 100.0
 SETTLE_S: Final = 4.0
 PATIENCE_S: Final = 200.0
+FEW_ENTRIES: Final = 2
+"""A world has too few tasks for the mesh's own bound: nothing would be swept."""
 """After the faults have stopped every task ends within this time."""
 
 
@@ -96,6 +100,8 @@ class World:
             (pacing_module, "MS_PER_SESSION"): bounds.ms_per_session,
             (drain_module, "MAX_DRAINS"): bounds.drains,
             (assign_module, "CHUNK_DRAWS"): bounds.kept_draws,
+            (swept_heap_module, "FEW_ENTRIES"): FEW_ENTRIES,
+            (line_module, "FEW_ENTRIES"): FEW_ENTRIES,
         }
         usual = {(module, name): vars(module)[name] for module, name in ours}
         try:

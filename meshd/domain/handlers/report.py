@@ -44,7 +44,7 @@ def _decline(
     if task.declined is None:
         task.declined = {}
     task.declined[task.agent_id] = now.mono + pause_s
-    ns.arm(now.mono + pause_s, Timer.DISPATCH)
+    ns.arm(now.mono + pause_s, Timer.DISPATCH, task)
     requeue(ns, task, AttemptState.RETURNED, now, out)
     out.count("declined")
 

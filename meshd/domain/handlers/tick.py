@@ -34,10 +34,8 @@ def run_timers(ns: Namespace, now: Now, out: Effects) -> None:
         if isinstance(subject, Task):
             if not subject.terminal:
                 _task_timer(ns, kind, subject, attempt, now, out)
-        elif isinstance(subject, Session):
-            _broken(ns, subject, now, out)
         else:
-            ns.must_dispatch = True
+            _broken(ns, subject, now, out)
 
 
 def _task_timer(ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, out: Effects) -> None:
@@ -45,6 +43,9 @@ def _task_timer(ns: Namespace, kind: Timer, task: Task, attempt: int, now: Now, 
         stop(ns, task, OutcomeReason.TIMEOUT, DEFAULT_GRACE_MS, now, out)
     elif kind is Timer.QUEUE_DEADLINE:
         _queue_deadline(ns, task, now, out)
+    elif kind is Timer.DISPATCH:
+        # An agent that declined it may be asked again.
+        ns.must_dispatch = True
     elif task.attempt != attempt:
         return
     elif kind is Timer.RETRY:

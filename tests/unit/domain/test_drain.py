@@ -300,10 +300,10 @@ def test_handing_over_again_can_only_shorten_the_grace() -> None:
     start(world, "w1", hand_over=True, grace_ms=500)
     assert len(stream.of(f.Cancel)) == 1
     assert world.task("t1").cancel_grace_ms == 500
-    armed = len(world.ns._timers)
+    armed = len(world.ns.timers)
     start(world, "w1", hand_over=True, grace_ms=60_000)
     start(world, "w1", hand_over=True, grace_ms=500)
-    assert len(world.ns._timers) == armed
+    assert len(world.ns.timers) == armed
     world.wait(0.75)
     assert world.task("t1").state is TaskState.QUEUED
 
