@@ -25,7 +25,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
 from meshd.domain.limits import SessionRules
-from meshd.domain.liveness import Fleet, pause_s, silent
+from meshd.domain.liveness import Fleet, pause_s
 from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
 from meshd.domain.state import Counter, Namespace
@@ -36,7 +36,7 @@ from meshd.domain.values import (
     Session,
     Task,
 )
-from meshd.engine import stages
+from meshd.engine import stages, sweep
 from meshd.engine.audit import AuditLog
 from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits, shutting_down
@@ -49,9 +49,6 @@ from meshd.ports.observer import Observer
 from meshd.ports.store import Restored, StorageError, Store
 from meshd.ports.task_steps import StepListener, TaskStep
 
-SWEEP_INTERVAL_S = 0.25
-LOOKED_AT_ONCE = 1_000
-"""Sessions that a sweep looks at in one go: a millisecond or two."""
 TIMER_SLACK_S = 0.01
 LONGEST_WAIT_S = 0.1
 """How long a turn waits for a commit that is being written: a disk that hangs holds up no lease, cancel or refusal."""
@@ -117,7 +114,9 @@ class Mesh:
         self._last_turn_mono = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_mono = inf
-        self._sweeper: asyncio.Handle = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self._sweep = sweep.Sweep(
+            self.sessions, self._end_silent, lambda: not (self.closing or self.commits.failed)
+        )
         if restored.tasks:
             self._turn()
 
@@ -270,7 +269,7 @@ class Mesh:
     def _now(self) -> Now:
         """Return the time; notice when the daemon itself stood still and give every lease its time back."""
         now = self._clock()
-        stall_s = pause_s(self._last_turn_mono, now.mono, SWEEP_INTERVAL_S)
+        stall_s = pause_s(self._last_turn_mono, now.mono, sweep.INTERVAL_S)
         self._last_turn_mono = now.mono
         if stall_s:
             self.fleet.stalled(stall_s, self.sessions(), now.mono)
@@ -425,23 +424,8 @@ class Mesh:
         self._armed_mono = inf
         self._turn()
 
-    def _sweep(self) -> None:
-        self._look(list(self.sessions()), 0, [])
-
-    def _look(self, sessions: list[Session], start: int, quiet: list[Session]) -> None:
-        """Look which sessions are silent, some at a time; others have their turn before the next ones."""
-        if self.closing or self.commits.failed:
-            return
-        end = start + LOOKED_AT_ONCE
-        quiet += silent(sessions[start:end], self._clock().mono)
-        if end < len(sessions):
-            self._sweeper = self._loop.call_soon(self._look, sessions, end, quiet)
-            return
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
-        # Who has spoken meanwhile is judged anew; some may be gone.
-        self._end_silent([s for s in quiet if s.agent.session is s], len(sessions))
-
     def _end_silent(self, quiet: list[Session], total: int) -> None:
+        """End those of the silent whose lease is over, of so many sessions."""
         now = self._now()
         brake_mono = self.fleet.brake_until_mono
         expired = self.fleet.expired(quiet, total, now.mono)
@@ -465,7 +449,7 @@ class Mesh:
             # What waits for its turn, or for the commit that is being written, came before the end.
             self._turn()
         self.closing = True
-        self._sweeper.cancel()
+        self._sweep.stop()
         if self._timer is not None:
             self._timer.cancel()
         for stream in list(self.streams):

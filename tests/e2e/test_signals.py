@@ -35,7 +35,8 @@ async def test_meshd_leaves_within_its_bound_and_nothing_is_repeated(house: Hous
 
 async def test_an_agent_finishes_what_it_runs_and_takes_nothing_new(house: House) -> None:
     worker = house.worker("w1")
-    await house.mesh.submit("nap", "2", task_id="running")
+    # Long enough to see it drain on a machine that is busy with other work.
+    await house.mesh.submit("nap", "5", task_id="running")
     await house.until_begun("running")
     worker.terminate()
     await house.until_draining("w1")

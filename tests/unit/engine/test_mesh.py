@@ -31,6 +31,7 @@ from meshd.domain.values import (
     requirements_for,
 )
 from meshd.engine import mesh as mesh_module
+from meshd.engine import sweep as sweep_module
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.streams import AgentStream
 from meshd.ops.metrics import Metrics
@@ -56,7 +57,7 @@ async def mesh(tmp_path: Path, failures: list[StorageError]) -> AsyncIterator[Me
     mesh = Mesh(store, restored, SessionRules(), Metrics(), failures.append)
     yield mesh
     mesh.closing = True
-    mesh._sweeper.cancel()
+    mesh._sweep.stop()
     await mesh.commits.close()
     store.close()
 
@@ -67,7 +68,7 @@ async def test_the_hold_and_the_pauses_count_from_the_beginning(
     listening = mesh._clock().mono + 1_000.0
     monkeypatch.setattr(mesh, "_clock", lambda: Now(listening, 0))
     mesh.begin()
-    mesh._sweep()
+    mesh._sweep.begin()
     (session,) = mesh.sessions()
     assert session.last_seen_mono + session.lease.ttl_ms / 1000 == mesh.fleet.hold_until_mono
     assert mesh.fleet.hold_until_mono == listening + SessionRules().hold_min_ms / 1000
@@ -80,8 +81,8 @@ async def test_a_sweep_that_breaks_a_rule_stops_the_daemon_once(
         raise KeyError("a rule")
 
     monkeypatch.setattr(mesh_module, "expire", broken)
-    mesh._sweep()
-    mesh._sweep()
+    mesh._sweep.begin()
+    mesh._sweep.begin()
     assert ["in doubt" in str(failure) for failure in failures] == [True]
     assert mesh.commits.failed
 
@@ -101,11 +102,11 @@ async def test_a_sweep_of_many_sessions_leaves_others_their_turn_and_judges_them
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty that are silent for too long look like a stall of meshd itself, if they are seen together."""
-    monkeypatch.setattr(mesh_module, "LOOKED_AT_ONCE", 3)
+    monkeypatch.setattr(sweep_module, "LOOKED_AT_ONCE", 3)
     for number in range(20):
         silent_session(mesh, f"b{number}")
-    mesh._sweeper.cancel()
-    mesh._sweep()
+    mesh._sweep.stop()
+    mesh._sweep.begin()
     for _ in range(6):
         assert mesh.fleet.brake_until_mono == 0.0
         await asyncio.sleep(0)
@@ -117,10 +118,10 @@ async def test_a_sweep_of_many_sessions_leaves_others_their_turn_and_judges_them
 async def test_a_session_that_ends_while_others_are_looked_at_is_not_ended_again(
     mesh: Mesh, failures: list[StorageError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mesh_module, "LOOKED_AT_ONCE", 1)
+    monkeypatch.setattr(sweep_module, "LOOKED_AT_ONCE", 1)
     leaving = [silent_session(mesh, f"b{number}") for number in range(5)][1]
-    mesh._sweeper.cancel()
-    mesh._sweep()
+    mesh._sweep.stop()
+    mesh._sweep.begin()
     await asyncio.sleep(0)
     await mesh.ask(mesh.namespaces["default"], lambda ticket: Deregister(ticket, "b1", "b1"))
     for _ in range(5):
@@ -136,8 +137,8 @@ async def test_a_sweep_suspects_a_session_whose_beat_is_late(mesh: Mesh) -> None
     for session, silence_s in ((late, 3.0), (punctual, 1.0)):
         session.stream, session.broken_mono = object(), 0.0
         session.last_seen_mono = now_mono - silence_s
-    mesh._sweeper.cancel()
-    mesh._sweep()
+    mesh._sweep.stop()
+    mesh._sweep.begin()
     assert (late.agent.health, punctual.agent.health) == (Health.SUSPECT, Health.HEALTHY)
 
 
