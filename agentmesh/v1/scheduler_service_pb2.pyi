@@ -860,7 +860,7 @@ class AgentWorkload(message.Message):
     """Attempts that were lost since the daemon started."""
     @builtins.property
     def held(self) -> containers.RepeatedCompositeFieldContainer[task_pb2.Task]:
-        """Tasks whose attempt it holds, oldest first, without payloads, at most 100."""
+        """Tasks whose attempt it holds, oldest first, without payloads, at most 100 and 512 KiB."""
 
     def __init__(
         self,

@@ -11,10 +11,22 @@ from meshd.domain.limits import MAX_MESSAGE_BYTES
 
 M = TypeVar("M", bound=Message)
 
+MORE: Final = "…"
+MAX_CHARACTER_BYTES: Final = 4
 ENTRY_BYTES: Final = 8
 """More than tag and length of an entry in a repeated field take."""
 HEADROOM_BYTES: Final = 16 * 1024
 """Left for what stands beside the entries, such as a page token."""
+
+
+def shortened(text: str, limit_bytes: int) -> str:
+    """Return words for people, or as much of their beginning as fits, and a sign that there was more."""
+    if len(text) * MAX_CHARACTER_BYTES <= limit_bytes:
+        return text
+    encoded = text.encode()
+    if len(encoded) <= limit_bytes:
+        return text
+    return encoded[: limit_bytes - len(MORE.encode())].decode(errors="ignore") + MORE
 
 
 def fitting(messages: Iterable[M], limit_bytes: int = MAX_MESSAGE_BYTES - HEADROOM_BYTES) -> list[M]:

@@ -21,6 +21,7 @@ from meshd.domain.pacing import Lease
 from meshd.wire import validate
 from meshd.wire.codec.payloads import encoded
 from meshd.wire.codec.values import duration, enum, timestamp
+from meshd.wire.fitting import shortened
 
 PROTOCOL_VERSION = 1
 MIN_INBOUND_BYTES = 512 * 1024
@@ -51,12 +52,12 @@ def _output(frame: pb.Output) -> f.Output:
 
 def _progress(frame: pb.Progress) -> f.Progress:
     fraction = frame.fraction if frame.HasField("fraction") else None
-    return f.Progress(frame.fence, frame.seq, fraction, frame.message[:1024])
+    return f.Progress(frame.fence, frame.seq, fraction, shortened(frame.message, 1024))
 
 
 def _decline(frame: pb.Decline) -> f.Decline:
     pause = validate.duration_ms(frame.retry_in, "decline.retry_in", 0, 600_000)
-    return f.Decline(frame.fence, frame.reason[:256], pause)
+    return f.Decline(frame.fence, shortened(frame.reason, 256), pause)
 
 
 _UP: dict[str, Callable[[Any], f.UpFrame]] = {
@@ -67,9 +68,9 @@ _UP: dict[str, Callable[[Any], f.UpFrame]] = {
     "progress": _progress,
     "output": _output,
     "done": _done,
-    "fail": lambda m: f.Fail(m.fence, m.type[:128], m.message[:4096], m.retryable),
+    "fail": lambda m: f.Fail(m.fence, shortened(m.type, 128), shortened(m.message, 4096), m.retryable),
     "stopped": lambda m: f.Stopped(m.fence),
-    "bye": lambda m: f.Bye(m.reason[:256]),
+    "bye": lambda m: f.Bye(shortened(m.reason, 256)),
 }
 
 

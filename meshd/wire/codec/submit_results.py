@@ -13,9 +13,9 @@ from agentmesh.v1 import scheduler_service_pb2 as pb
 from meshd.domain.commands import Submitted
 from meshd.domain.errors import Refusal
 from meshd.domain.limits import MAX_MESSAGE_BYTES
+from meshd.wire.fitting import shortened
 
 MAX_TASK_ID_BYTES: Final = 128
-ELLIPSIS: Final = "…"
 RESULT_BYTES: Final = 20
 """More than a result takes without its task id and message: tags, lengths and the reason."""
 
@@ -26,7 +26,7 @@ def submit_results(sent_ids: Sequence[str], outcomes: Sequence[Submitted | Refus
     The messages of refusals share what the rest leaves of an answer: among few none is cut.
     """
     results = [
-        pb.SubmitResult(task_id=_cut(sent_id, MAX_TASK_ID_BYTES))
+        pb.SubmitResult(task_id=shortened(sent_id, MAX_TASK_ID_BYTES))
         if isinstance(outcome, Refusal)
         else pb.SubmitResult(task_id=outcome.task_id, existed=outcome.existed)
         for sent_id, outcome in zip(sent_ids, outcomes, strict=True)
@@ -37,13 +37,5 @@ def submit_results(sent_ids: Sequence[str], outcomes: Sequence[Submitted | Refus
         message_bytes = (MAX_MESSAGE_BYTES - others_bytes) // len(refused)
         for result, refusal in refused:
             result.error.reason = int(refusal.reason)  # type: ignore[assignment]
-            result.error.message = _cut(refusal.message, message_bytes)
+            result.error.message = shortened(refusal.message, message_bytes)
     return results
-
-
-def _cut(text: str, limit_bytes: int) -> str:
-    """Return the text, or as much of its beginning as fits."""
-    encoded = text.encode()
-    if len(encoded) <= limit_bytes:
-        return text
-    return encoded[: limit_bytes - len(ELLIPSIS.encode())].decode(errors="ignore") + ELLIPSIS

@@ -14,7 +14,7 @@ from meshd.domain.access import may_read_part
 from meshd.domain.commands import Cancel
 from meshd.domain.discovery import AgentFilter, place_of
 from meshd.domain.errors import Refusal
-from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS
+from meshd.domain.limits import DEFAULT_GRACE_MS, MAX_BATCH_ITEMS, MAX_GRACE_MS, MAX_MESSAGE_BYTES
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, Task, TaskSpec, TaskState
 from meshd.engine.explaining import explain
@@ -38,6 +38,8 @@ MAX_WAIT_MS = 300_000
 MAX_PAST_ATTEMPTS = 32
 MAX_VERDICTS = 100
 MAX_HELD_SHOWN = 100
+MAX_HELD_BYTES = MAX_MESSAGE_BYTES // 2
+"""Of those shown, so that an agent with large tasks fits into an answer."""
 
 
 class SchedulerService(pb_grpc.SchedulerServiceServicer):
@@ -290,7 +292,7 @@ def _workload(agent: Agent) -> pb.AgentWorkload:
         health=int(agent.health),  # type: ignore[arg-type]
         slots=session.slots if session is not None else agent.spec.slots,
         free_slots=session.free_slots if session is not None else 0,
-        held=[codec.task_to(task) for task in held],
+        held=fitting((codec.task_to(task) for task in held), MAX_HELD_BYTES),
         succeeded_count=agent.succeeded,
         failed_count=agent.failed,
         lost_count=agent.lost,

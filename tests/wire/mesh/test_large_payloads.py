@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc.aio
 import pytest
 
-from agentmesh.v1 import error_reason_pb2, payload_pb2, session_pb2, task_pb2
+from agentmesh.v1 import error_reason_pb2, payload_pb2, requirements_pb2, session_pb2, task_pb2
 from agentmesh.v1 import scheduler_service_pb2 as pb
+from meshd.domain.limits import MAX_MESSAGE_BYTES
 from tests.wire.mesh.conftest import FULL, HandMadeAgent, RunningMesh, reason_of, refused
 
 LARGE = payload_pb2.Payload(inline=b"x", media_type="m" * 1_000_000)
@@ -19,6 +20,64 @@ async def small(mesh: RunningMesh, features: tuple[int, ...] = FULL) -> HandMade
     await agent.register(slots=1)
     await agent.open()
     return agent
+
+
+def large_requirements() -> requirements_pb2.Requirements:
+    """Requirements as large as they may be, which every agent meets."""
+    conditions = [
+        requirements_pb2.LabelCondition(
+            label=f"{n:02}" + "l" * 61,
+            operator=requirements_pb2.LABEL_OPERATOR_NOT_IN,
+            values=[f"{value:02}" + "v" * 254 for value in range(32)],
+        )
+        for n in range(16)
+    ]
+    return requirements_pb2.Requirements(required_labels=conditions, preferred_labels=conditions)
+
+
+async def test_a_task_with_all_that_it_may_have_is_returned_in_one_message(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1", slots=1)
+    largest = payload_pb2.Payload(
+        inline=bytes(256 * 1024),
+        media_type="m" * 255,
+        metadata={f"{n:02}" + "k" * 254: "v" * 256 for n in range(16)},
+    )
+    policy = task_pb2.RetryPolicy(max_retries=100, multiplier=1)
+    policy.initial_backoff.nanos = 1_000_000
+    await mesh.submit(
+        "t1",
+        payload=largest,
+        requirements=large_requirements(),
+        labels={f"{n:02}" + "l" * 61: "v" * 256 for n in range(32)},
+        retry_policy=policy,
+    )
+    words = "\N{OLD ITALIC LETTER A}" * 4096
+    for _ in range(33):
+        fence = (await agent.expect("assign")).assign.fence
+        await agent.send(fail=session_pb2.Fail(fence=fence, type=words, message=words, retryable=True))
+    fence = (await agent.expect("assign")).assign.fence
+    await agent.send(done=session_pb2.Done(fence=fence, output=largest))
+    await agent.expect("ack")
+    await mesh.wait("t1")
+    answer = await mesh.operator.scheduler.GetTask(pb.GetTaskRequest(namespace="default", task_id="t1"))
+    assert len(answer.task.past_attempts) == 32
+    assert (answer.task.spec.payload, answer.task.output) == (largest, largest)
+    assert answer.ByteSize() <= MAX_MESSAGE_BYTES
+    failure = answer.task.past_attempts[0].failure
+    assert len(failure.type.encode()) <= 128
+    assert 4000 < len(failure.message.encode()) <= 4096
+    assert failure.message.endswith("\N{OLD ITALIC LETTER A}\N{HORIZONTAL ELLIPSIS}")
+
+
+async def test_the_workload_of_an_agent_with_large_tasks_is_a_message(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1", slots=10)
+    for _ in range(10):
+        await mesh.submit(requirements=large_requirements())
+        await agent.expect("assign")
+    answer = await mesh.operator.scheduler.GetWorkload(pb.GetWorkloadRequest(namespace="default"))
+    assert answer.ByteSize() <= MAX_MESSAGE_BYTES
+    assert answer.workloads[0].held
+    assert answer.workloads[0].free_slots == 0
 
 
 async def test_of_a_batch_only_the_item_is_refused_that_does_not_fit(mesh: RunningMesh) -> None:
