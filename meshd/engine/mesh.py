@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from functools import partial
 from math import inf
 from random import Random
@@ -44,7 +43,7 @@ from meshd.engine.feeds import Encoding, Position, Watch
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
 from meshd.engine.task_steps import steps_of
-from meshd.engine.watch import OutputPiece, ProgressNote, WatchHub
+from meshd.engine.watch import WatchHub
 from meshd.ports.observer import Observer
 from meshd.ports.store import Restored, StorageError, Store
 from meshd.ports.task_steps import StepListener, TaskStep
@@ -327,7 +326,7 @@ class Mesh:
         out.urgent.clear()
         ns.task_revision += len(out.changed)
         if self.hub.active:
-            self._tell_watchers(ns, out)
+            self.hub.tell(ns, out)
         out.changed.clear()
         out.changed_agents.clear()
         out.progress.clear()
@@ -338,23 +337,6 @@ class Mesh:
         if out.counts:
             _measure(self.observer, ns.name, out.counts)
             out.counts.clear()
-
-    def _tell_watchers(self, ns: Namespace, out: Effects) -> None:
-        for publish in (
-            self.hub.tasks.record(ns.name, out.changed, ns.task_revision),
-            self.hub.agents.record(ns.name, out.changed_agents, ns.agent_revision),
-        ):
-            if publish is not None:
-                out.callbacks.append(publish)
-        for task in out.changed:
-            if self.hub.watched(task.key):
-                out.callbacks.append(partial(self.hub.publish, task.key, copy(task)))
-        for task in out.progress:
-            if task.progress is not None:
-                # Without a new assignment, which clears it, the task is still that agent's.
-                self.hub.publish(task.key, ProgressNote(task.agent_id, *task.progress))
-        for key, attempt, agent_id, seq, chunk in out.output:
-            self.hub.publish(key, OutputPiece(agent_id, attempt, seq, chunk))
 
     def _taken(self, writes: Writes) -> None:
         """Measure what was written; move fresh inputs, which are in rows now, from tasks to the bounded cache."""

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from copy import copy
+from functools import partial
 from typing import NamedTuple
 
+from meshd.domain.effects import Effects
+from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, Task
 from meshd.engine.feeds import Feeds
 
@@ -113,6 +117,24 @@ class WatchHub:
         """Hand an event to everybody who watches the task."""
         for watcher in self._watchers.get(key, ()):
             watcher.put(event)
+
+    def tell(self, ns: Namespace, out: Effects) -> None:
+        """Hand on what a turn brought: changes with its effects, once they are durable; progress and output at once."""
+        for publish in (
+            self.tasks.record(ns.name, out.changed, ns.task_revision),
+            self.agents.record(ns.name, out.changed_agents, ns.agent_revision),
+        ):
+            if publish is not None:
+                out.callbacks.append(publish)
+        for task in out.changed:
+            if self.watched(task.key):
+                out.callbacks.append(partial(self.publish, task.key, copy(task)))
+        for task in out.progress:
+            if task.progress is not None:
+                # Without a new assignment, which clears it, the task is still that agent's.
+                self.publish(task.key, ProgressNote(task.agent_id, *task.progress))
+        for key, attempt, agent_id, seq, chunk in out.output:
+            self.publish(key, OutputPiece(agent_id, attempt, seq, chunk))
 
 
 def _output_bytes(event: TaskEvent) -> int:
