@@ -35,4 +35,4 @@ def oldest_queued_ms(ns: Namespace) -> int | None:
 
 def without_takers(ns: Namespace) -> Iterator[Pool]:
     """Yield the requirement sets with queued tasks that no agent alive can take."""
-    return (pool for pool in ns.pools.busy if pool.queue.size and not pool.served)
+    return (pool for pool in ns.pools.busy if not pool.served)

@@ -22,6 +22,8 @@ def violations(ns: Namespace) -> list[str]:
         found += _session(ns, session)
     for pool in ns.pools.by_requirements.values():
         found += _pool(ns, pool)
+    if len(ns.pools.busy) + len(ns.pools.idle) != len(ns.pools.by_requirements):
+        found.append("a pool is neither busy nor idle, or both")
     return found
 
 
@@ -108,4 +110,8 @@ def _pool(ns: Namespace, pool: Pool) -> list[str]:
     inside = sum(len(bucket) for bucket in pool.buckets)
     if inside != fitting:
         found.append(f"a pool has {inside} sessions, and {fitting} belong there")
+    if (pool in ns.pools.busy) != bool(pool.queue.size):
+        found.append(f"a pool with {pool.queue.size} queued tasks counts as busy or idle wrongly")
+    if pool.queue.size and pool.available and pool not in ns.pools.ready:
+        found.append("a pool has a queued task and a free slot, and dispatch does not look at it")
     return found

@@ -53,8 +53,8 @@ PREFERENCE_SAMPLE = 64
 RECENT_TASKS = 10_000
 """Ended tasks kept in memory for readers, and to recognise repeated submits before the store can."""
 
-MAX_POOLS = 1_024
-"""Requirement sets that are kept pooled; idle ones beyond are forgotten."""
+MAX_IDLE_POOLS = 1_024
+"""Requirement sets that are kept pooled though no task of them is queued."""
 
 MAX_DEAF_PAUSE_S = 60.0
 """Longest pause of an agent that beats but answers no assignment, before it is tried again."""

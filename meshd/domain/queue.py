@@ -49,15 +49,15 @@ class TaskQueue:
 
     def head(self) -> Task | None:
         """Return the next task without taking it."""
-        task = self._head_of(self._top)
-        while task is None and self._top:
+        while True:
+            line = self._lines.get(self._top)
+            task = None if line is None else line.head()
+            if task is not None or not self._top:
+                return task
             self._top -= 1
-            task = self._head_of(self._top)
-        return task
 
     def pop(self) -> Task:
-        """Take the task that ``head`` returns. Raises LookupError when there is none."""
-        self.head()
+        """Take the task that ``head`` has just returned."""
         task = self._lines[self._top].pop()
         self.size -= 1
         return task
@@ -81,7 +81,3 @@ class TaskQueue:
         """All tasks that are kept and QUEUED, in no particular order."""
         for line in self._lines.values():
             yield from (task for task in line if task.state is TaskState.QUEUED)
-
-    def _head_of(self, priority: int) -> Task | None:
-        line = self._lines.get(priority)
-        return None if line is None else line.head()

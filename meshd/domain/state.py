@@ -168,15 +168,13 @@ class Namespace:
 
     def enqueue(self, task: Task) -> None:
         """Put a task that has just become QUEUED into its pool's queue."""
-        pool = self.pools.pool(task.spec.requirements)
-        pool.queue.push(task)
-        self.pools.busy[pool] = None
+        self.pools.push(task)
         self.must_dispatch = True
 
     def unqueue(self, task: Task) -> None:
         """Note that a QUEUED task is about to become something else without being drawn."""
         if task.state is TaskState.QUEUED:
-            self.pools.pool(task.spec.requirements).queue.removed(task)
+            self.pools.removed(task)
 
     def archive(self, task: Task) -> None:
         """Move an ended task from the open to the recent ones."""

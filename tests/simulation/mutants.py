@@ -39,6 +39,7 @@ MODULES = (
     "meshd.domain.line",
     "meshd.domain.liveness",
     "meshd.domain.machine",
+    "meshd.domain.placement.pools",
     "meshd.domain.queue",
     "meshd.domain.retry",
     "meshd.domain.swept_heap",

@@ -16,6 +16,7 @@ import meshd.domain.handlers.submit as submit_module
 import meshd.domain.line as line_module
 import meshd.domain.liveness as liveness_module
 import meshd.domain.pacing as pacing_module
+import meshd.domain.placement.pools as pools_module
 import meshd.domain.state as state_module
 import meshd.domain.swept_heap as swept_heap_module
 from meshd.domain import commands as c
@@ -42,6 +43,8 @@ SETTLE_S: Final = 4.0
 PATIENCE_S: Final = 200.0
 FEW_ENTRIES: Final = 2
 """A world has too few tasks for the mesh's own bound: nothing would be swept."""
+MAX_IDLE_POOLS: Final = 1
+"""And too few requirement sets for one to be forgotten."""
 """After the faults have stopped every task ends within this time."""
 
 
@@ -102,6 +105,7 @@ class World:
             (assign_module, "CHUNK_DRAWS"): bounds.kept_draws,
             (swept_heap_module, "FEW_ENTRIES"): FEW_ENTRIES,
             (line_module, "FEW_ENTRIES"): FEW_ENTRIES,
+            (pools_module, "MAX_IDLE_POOLS"): MAX_IDLE_POOLS,
         }
         usual = {(module, name): vars(module)[name] for module, name in ours}
         try:

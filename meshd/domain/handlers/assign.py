@@ -30,12 +30,12 @@ def dispatch(ns: Namespace, now: Now, out: Effects) -> None:
     """Hand out what can be handed out."""
     ns.must_dispatch = False
     ready: list[tuple[type_order, int, Pool]] = []
-    for number, pool in enumerate(list(ns.pools.busy)):
+    for number, pool in enumerate(list(ns.pools.ready)):
         head = pool.queue.head()
-        if head is None:
-            del ns.pools.busy[pool]
-        elif pool.available:
+        if head is not None and pool.available:
             ready.append((_order(head), number, pool))
+        else:
+            del ns.pools.ready[pool]
     heapq.heapify(ready)
     # Until the end of the round: a task that everybody declined must not hold back those behind it.
     set_aside: dict[Pool, list[Task]] = {}
@@ -49,6 +49,7 @@ def dispatch(ns: Namespace, now: Now, out: Effects) -> None:
     for pool, declined in set_aside.items():
         for task in declined:
             pool.queue.push(task)
+        ns.pools.drawn(pool)
 
 
 def _serve(

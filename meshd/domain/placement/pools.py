@@ -7,12 +7,16 @@ exactly when it has a free slot. A pick costs O(1); a change of load moves the s
 
 from __future__ import annotations
 
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, TypeVar
 
-from meshd.domain.limits import MAX_POOLS
+from meshd.domain.limits import MAX_IDLE_POOLS
 from meshd.domain.placement.matching import fits
 from meshd.domain.queue import TaskQueue
-from meshd.domain.values import Requirements, Session
+from meshd.domain.values import Requirements, Session, Task
+
+Each = TypeVar("Each")
 
 FULL: Final = 16
 """Bucket of sessions without a free slot; the buckets below it are sixteenths of the load."""
@@ -71,36 +75,79 @@ class Pool:
 
 
 class Pools:
-    """All pools of a namespace, and which sessions are in which."""
+    """All pools of a namespace, and which sessions are in which.
+
+    Invariant: ``busy`` has the pools with queued tasks, ``idle`` the others, at most MAX_IDLE_POOLS. ``ready`` has at least those with a
+    queued task and a free slot. A caller can queue tasks for as many requirement sets as it likes that nobody meets, so neither a
+    round, nor a new pool, nor an agent that comes or goes may cost a look at all of them.
+    """
 
     def __init__(self) -> None:
         self.by_requirements: dict[Requirements, Pool] = {}
         self.busy: dict[Pool, None] = {}
-        """Pools that may have queued tasks."""
-        self._of: dict[Session, list[Pool]] = {}
+        self.idle: OrderedDict[Pool, None] = OrderedDict()
+        """The one that has been idle for longest comes first."""
+        self.ready: dict[Pool, None] = {}
+        """Dispatch takes out what turns out not to be."""
+        self._of: dict[Session, dict[Pool, None]] = {}
+        self._able: dict[str, dict[Session, None]] = {}
+        """The sessions in ``_of`` whose agents have a capability, in the same order."""
+        self._asking: dict[str, dict[Pool, None]] = {}
+        """Pools by one of the capabilities they require, "" for those that require none."""
 
     def pool(self, requirements: Requirements) -> Pool:
         """Return the pool of a requirement set, made when it is new."""
         pool = self.by_requirements.get(requirements)
         if pool is None:
-            if len(self.by_requirements) >= MAX_POOLS:
-                self._forget_idle()
             pool = self.by_requirements[requirements] = Pool(requirements)
-            for session, pools in self._of.items():
+            self._rest(pool)
+            self._asking.setdefault(_mark(requirements), {})[pool] = None
+            for session in self._perhaps_able(requirements):
                 if fits(requirements, session.agent.spec):
                     pool.enter(session)
-                    pools.append(pool)
+                    self._of[session][pool] = None
         return pool
+
+    def push(self, task: Task) -> None:
+        """Queue a task that has just become QUEUED."""
+        pool = self.pool(task.spec.requirements)
+        pool.queue.push(task)
+        if pool.queue.size == 1:
+            del self.idle[pool]
+            self.busy[pool] = None
+        if pool.available:
+            self.ready[pool] = None
+
+    def removed(self, task: Task) -> None:
+        """Note that a QUEUED task is about to become something else without being drawn."""
+        pool = self.by_requirements[task.spec.requirements]
+        pool.queue.removed(task)
+        self.drawn(pool)
+
+    def drawn(self, pool: Pool) -> None:
+        """Note that the queue of a busy pool has become shorter: maybe it is idle now."""
+        if pool.queue.size:
+            return
+        del self.busy[pool]
+        self.ready.pop(pool, None)
+        self._rest(pool)
 
     def add(self, session: Session) -> bool:
         """Let a session take work; return False when it is in already, or has no slots."""
         if session.bucket >= 0 or session.slots <= 0:
             return False
         session.bucket = load_bucket(session)
-        pools = [p for p in self.by_requirements.values() if fits(p.requirements, session.agent.spec)]
-        self._of[session] = pools
-        for pool in pools:
-            pool.enter(session)
+        spec = session.agent.spec
+        pools = self._of[session] = {}
+        for capability in spec.capabilities:
+            self._able.setdefault(capability, {})[session] = None
+        for mark in ("", *spec.capabilities):
+            for pool in self._asking.get(mark, ()):
+                if fits(pool.requirements, spec):
+                    pools[pool] = None
+                    pool.enter(session)
+                    if pool.queue.size:
+                        self.ready[pool] = None
         return True
 
     def remove(self, session: Session) -> None:
@@ -109,6 +156,9 @@ class Pools:
             return
         for pool in self._of.pop(session):
             pool.leave(session)
+        # Its agent has the capabilities that it had when it was added: a spec changes only between sessions.
+        for capability in session.agent.spec.capabilities:
+            _take_out(self._able, capability, session)
         session.bucket = -1
 
     def update(self, session: Session) -> None:
@@ -117,15 +167,38 @@ class Pools:
             return
         bucket = load_bucket(session)
         if bucket != session.bucket:
+            freed = session.bucket == FULL
             for pool in self._of[session]:
                 pool.move(session, bucket)
+                if freed and pool.queue.size:
+                    self.ready[pool] = None
             session.bucket = bucket
 
-    def _forget_idle(self) -> None:
-        idle = [p for p in self.by_requirements.values() if p.queue.size == 0]
-        for pool in idle:
-            del self.by_requirements[pool.requirements]
-            self.busy.pop(pool, None)
-        gone = set(idle)
-        for session, pools in self._of.items():
-            self._of[session] = [p for p in pools if p not in gone]
+    def _perhaps_able(self, requirements: Requirements) -> Iterable[Session]:
+        """Return the sessions whose agents have that required capability which the fewest have."""
+        able = (self._able.get(each, {}) for each in requirements.capabilities)
+        return min(able, key=len, default=self._of.keys())
+
+    def _rest(self, pool: Pool) -> None:
+        """Let a pool be idle; forget the one that has been for longest when there are too many."""
+        self.idle[pool] = None
+        if len(self.idle) <= MAX_IDLE_POOLS:
+            return
+        oldest, _ = self.idle.popitem(last=False)
+        del self.by_requirements[oldest.requirements]
+        _take_out(self._asking, _mark(oldest.requirements), oldest)
+        for bucket in oldest.buckets:
+            for session in bucket:
+                del self._of[session][oldest]
+
+
+def _mark(requirements: Requirements) -> str:
+    return min(requirements.capabilities, default="")
+
+
+def _take_out(lists: dict[str, dict[Each, None]], name: str, each: Each) -> None:
+    """Take somebody out of a list, and the list with the last of it."""
+    of_name = lists[name]
+    del of_name[each]
+    if not of_name:
+        del lists[name]

@@ -83,7 +83,8 @@ def test_the_order_stays_while_entries_go(seed: int, monkeypatch: pytest.MonkeyP
             _cancel(queue, queued.pop(rng.randrange(len(queued))))
         elif roll < 0.7:
             # Drawn, and back at its place.
-            drawn = queue.pop()
+            drawn = queue.head()
+            assert drawn is queue.pop()
             drawn.state = TaskState.ASSIGNED
             drawn.state = TaskState.QUEUED
             queue.push(drawn)
@@ -94,5 +95,6 @@ def test_the_order_stays_while_entries_go(seed: int, monkeypatch: pytest.MonkeyP
         for place, each in enumerate(queued):
             assert place <= sum(queue.before(each)) <= place + len(queue) - queue.size
     for each in queued:
+        assert queue.head() is each
         assert queue.pop() is each
     assert queue.head() is None
