@@ -31,6 +31,7 @@ from meshd.ports.store import Restored
 from tests.simulation.durable import HELD_STATES, Durable
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
+from tests.simulation.memory import check_kept
 from tests.simulation.picture import Picture, Turn
 from tests.simulation.placing import Placing
 from tests.simulation.plan import KINDS
@@ -168,6 +169,7 @@ class Oracle:
         found = violations(ns)
         if found:
             raise Violation("; ".join(found))
+        check_kept(ns)
 
     @staticmethod
     def _check_held(sessions: Iterable[Session]) -> None:
