@@ -21,6 +21,7 @@ from meshd.domain.machine import expire, handle
 from meshd.domain.state import Counter, Namespace
 from meshd.domain.values import Now, Session
 from meshd.engine.restore import build
+from tests.simulation import unsendable
 from tests.simulation.disk import Batch, snapshot
 from tests.simulation.network import Call, Link
 from tests.simulation.plan import pick
@@ -290,7 +291,14 @@ class Daemon:
             if assigned and not link.closing:
                 self.namespaces[link.namespace].sent(link, assigned, self.world.time.now)
                 self.world.oracle.assigned(link, [frame.fence for frame in assigned])
-            link.down(frames)
+            unfit = [frame for frame in assigned if not unsendable.fits(self.world.plan, frame)]
+            for frame in unfit:
+                # Found when its turn to be written comes, which is later when the peer reads slowly.
+                late_s = 0.5 * self.world.rng.random() ** 4
+                self.later(
+                    self.world.time.now + late_s, self.post, link.namespace, c.Unsendable(link, frame, 1_000)
+                )
+            link.down([frame for frame in frames if frame not in unfit] if unfit else frames)
 
     # ---- the end
 

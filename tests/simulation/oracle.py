@@ -28,6 +28,7 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import Restored
+from tests.simulation import unsendable
 from tests.simulation.durable import HELD_STATES, Durable
 from tests.simulation.fleet import Agents
 from tests.simulation.leases import Leases
@@ -139,7 +140,10 @@ class Oracle:
                 return
         else:
             self._loud_turns += 1
-        turn = Turn(self._pictures[ns], ns)
+        before = self._pictures[ns]
+        if len(batch) == 1 and isinstance(batch[0], c.Unsendable):
+            unsendable.check(before, ns, batch[0])
+        turn = Turn(before, ns)
         self._pictures[ns] = turn.after
         self.leases.after(daemon, turn, batch, said, out, now)
         self.fleet.check_watchers(turn, batch, out, now.mono)

@@ -163,7 +163,7 @@ class Telling:
     def _check_revokes(
         self, turn: Turn, batch: list[c.Command], told: list[tuple[object, f.DownFrame]]
     ) -> None:
-        """Whoever loses an attempt without having said anything about it is told."""
+        """Whoever loses an attempt without having said anything about it is told, unless it was never sent."""
         revoked = {(stream, frame.fence) for stream, frame in told if isinstance(frame, f.Revoke)}
         opened = {command.session_id for command in batch if isinstance(command, c.OpenStream)}
         said = {
@@ -173,6 +173,7 @@ class Telling:
             for frame in command.frames
             if isinstance(frame, FENCED)
         }
+        said |= {command.assign.fence for command in batch if isinstance(command, c.Unsendable)}
         for session in turn.sessions:
             before = self._before.sessions.get(session)
             if before is None or session.stream is None or session.session_id in opened:

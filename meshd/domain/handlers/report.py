@@ -118,11 +118,16 @@ HANDLERS: Final[dict[type, Callable[..., None]]] = {
 
 def unsendable(ns: Namespace, command: Unsendable, now: Now, out: Effects) -> None:
     """End the task of an assignment that cannot be sent: it would be tried on every stream, and with every agent."""
-    task = ns.tasks.get(command.assign.task_id)
-    session = None if task is None else ns.sessions.get(task.session_id)
-    if task is None or session is None or session.stream is not command.stream:
+    session = next((s for s in ns.sessions.values() if s.stream is command.stream), None)
+    if session is None:
         return
-    if session.held.get(command.assign.fence) is not task:
+    fence = command.assign.fence
+    task = session.held.get(fence)
+    if task is None:
+        # Void by now. It never left, so nothing of it runs.
+        if fence in session.quarantine:
+            session.quarantine.discard(fence)
+            ns.free_slot_changed(session)
         return
     release(ns, session, task)
     if task.attempt_state is AttemptState.STOPPING:

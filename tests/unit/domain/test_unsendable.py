@@ -52,3 +52,16 @@ def test_what_could_not_be_sent_on_a_stream_before_does_not_count_on_the_next() 
     # Nor does the fence of an attempt that is over.
     world.do(c.Unsendable(again, again.of(f.Assign)[0], 1_000))
     assert world.task("t1").state is TaskState.QUEUED
+
+
+def test_the_slot_of_what_was_void_before_it_could_be_sent_is_free() -> None:
+    world = World()
+    session, stream = world.agent("a", slots=1)
+    world.submit("t1")
+    world.do(c.Cancel(None, "t1", 100))
+    world.wait(0.5)
+    assert session.quarantine, "the agent may run it, as far as is known"
+    world.do(c.Unsendable(stream, stream.of(f.Assign)[0], 1_000))
+    assert not session.quarantine
+    world.submit("t2")
+    assert stream.of(f.Assign)[-1].task_id == "t2"
