@@ -294,7 +294,7 @@ class Daemon:
             unfit = [frame for frame in assigned if not unsendable.fits(self.world.plan, frame)]
             for frame in unfit:
                 # Found when its turn to be written comes, which is later when the peer reads slowly.
-                late_s = 0.5 * self.world.rng.random() ** 4
+                late_s = 3.0 * self.world.rng.random() ** 3
                 self.later(
                     self.world.time.now + late_s, self.post, link.namespace, c.Unsendable(link, frame, 1_000)
                 )
