@@ -32,7 +32,9 @@ def check(before: Picture, ns: Namespace, command: c.Unsendable) -> None:
             name = task.spec.task_id
             is_held = ns.sessions.get(session.session_id) is session and attempt.fence in session.held
             if attempt.fence != assign.fence or was.stream is not command.stream:
-                if not is_held and attempt.state is not AttemptState.STOPPING:
+                # Its grace, or its time to be accepted, may have run out in the same turn.
+                over = attempt.state is AttemptState.STOPPING or session.deaf
+                if not is_held and not over:
                     raise Violation(f"{name} is taken away because another attempt could not be sent")
             elif is_held or task.attempt_state is AttemptState.STOPPING:
                 raise Violation(f"{name} cannot be sent and is still held")
