@@ -30,10 +30,11 @@ def check(before: Picture, ns: Namespace, command: c.Unsendable) -> None:
             if task.spec.task_id != assign.task_id:
                 continue
             name = task.spec.task_id
-            is_held = ns.sessions.get(session.session_id) is session and attempt.fence in session.held
+            lives = ns.sessions.get(session.session_id) is session
+            is_held = lives and attempt.fence in session.held
             if attempt.fence != assign.fence or was.stream is not command.stream:
-                # Its grace, or its time to be accepted, may have run out in the same turn.
-                over = attempt.state is AttemptState.STOPPING or session.deaf
+                # Its grace, its time to be accepted, or its session's to return may have run out in the same turn.
+                over = attempt.state is AttemptState.STOPPING or session.deaf or not lives
                 if not is_held and not over:
                     raise Violation(f"{name} is taken away because another attempt could not be sent")
             elif is_held or task.attempt_state is AttemptState.STOPPING:
