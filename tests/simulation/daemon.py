@@ -293,8 +293,8 @@ class Daemon:
                 self.world.oracle.assigned(link, [frame.fence for frame in assigned])
             unfit = [frame for frame in assigned if not unsendable.fits(self.world.plan, frame)]
             for frame in unfit:
-                # Found when its turn to be written comes, which is later when the peer reads slowly.
-                late_s = 3.0 * self.world.rng.random() ** 3
+                # Found when its turn to be written comes, which is later while the peer reads slowly.
+                late_s = 3.0 * self.world.rng.random() ** 3 if frame.attempt <= 3 else 0.0
                 self.later(
                     self.world.time.now + late_s, self.post, link.namespace, c.Unsendable(link, frame, 1_000)
                 )
