@@ -108,6 +108,10 @@ class Placing:
             return
         if any(t.spec.requirements != wanted or t.spec.strategy is not LEAST_LOADED for t, _ in fresh):
             return
+        last = order(fresh[-1][0])
+        if any(t.spec.requirements != wanted and order(t) < last for t in queued):
+            # Another queue's head came between, though its agents were full by then.
+            return
         queued = [task for task in queued if task.spec.requirements == wanted]
         offered = [s for s in ns.sessions.values() if s.bucket >= 0 and fits(wanted, s.agent.spec)]
         used = {s: len(s.held) + len(s.quarantine) for s in offered}
