@@ -12,7 +12,7 @@ from meshd.domain.values import Session, TaskState
 from tests.simulation.violation import Violation
 
 MOST_PER_NEEDED: Final = 2
-SPARE: Final = 6
+SPARE: Final = 12
 
 
 def check_kept(ns: Namespace) -> None:

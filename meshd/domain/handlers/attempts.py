@@ -58,6 +58,9 @@ def assign(ns: Namespace, task: Task, session: Session, now: Now, out: Effects) 
     """Hand a task that was drawn from its queue to a session with a free slot."""
     advance(task, Event.ASSIGN)
     task.attempt += 1
+    if task.attempt > 1:
+        # What timed the attempt before means nothing any more, and a task may begin anew without end.
+        ns.timers.sweep()
     task.attempt_state = AttemptState.ASSIGNED
     task.agent_id = session.agent.spec.agent_id
     task.session_id = session.session_id

@@ -46,6 +46,16 @@ def test_timeouts_of_attempts_that_ended_go_though_their_task_goes_on() -> None:
     assert len(world.ns.timers) <= FEW_ENTRIES + 1
 
 
+def test_a_task_that_begins_anew_without_end_leaves_no_timers_of_its_attempts() -> None:
+    world = World()
+    session, stream = world.agent("a")
+    world.submit("again", execution_timeout_ms=DAY_MS)
+    for _ in range(3 * FEW_ENTRIES):
+        world.send(session, f.Accept(fence(stream)), f.Stopped(fence(stream)))
+    assert world.task("again").state is TaskState.ASSIGNED
+    assert len(world.ns.timers) <= FEW_ENTRIES + 1
+
+
 def test_declines_leave_no_timers_of_tasks_that_ended_elsewhere() -> None:
     world = World()
     grumpy, refused = world.agent("grumpy", can=("work", "more"))
