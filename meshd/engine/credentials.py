@@ -77,7 +77,7 @@ class Credentials:
         self._commits.writes.identities[key] = identity
 
     def join_token(self, token_hash: bytes) -> JoinTokenRecord | None:
-        """Return a join token."""
+        """Return a join token, which has uses left."""
         return self._join_tokens.get(token_hash)
 
     def put_join_token(self, record: JoinTokenRecord) -> None:

@@ -241,7 +241,6 @@ class Enrolment:
         record = self._credentials.join_token(_hash(join_token))
         if (
             record is None
-            or record.uses_left <= 0
             or record.expire_ms <= self._wall_ms()
             or (record.namespace, record.agent_id, record.agent_type)
             != (grant.namespace, grant.agent_id, grant.agent_type)

@@ -69,7 +69,10 @@ async def test_revoking_a_token_ends_its_family(world: World) -> None:
     other = await world.join("w-2", AgentKey())
     for token in (first, renewed, other):
         world.authority.authenticate(token.value)
+        world.authority.authenticate(token.value, via_socket=True)
     await revoke(world, token=first.value)
+    with pytest.raises(Refusal, match="revoked"):
+        world.authority.authenticate(first.value, via_socket=True)
     for current in (world, world.restart()):
         assert reason_of(current, first.value) is Reason.TOKEN_REVOKED
         assert reason_of(current, renewed.value) is Reason.TOKEN_REVOKED
@@ -81,6 +84,10 @@ async def test_revoking_a_token_ends_its_family(world: World) -> None:
     record = world.writes.audit[-1]
     assert (record.method, record.reason, record.namespace) == ("Test", "words", "blue")
     assert first.value not in repr(world.writes)
+    # An operator may let it return with the same key, as a new family: the old one stays revoked.
+    returned = await world.join("w-1", key, await world.join_token("w-1"))
+    assert reason_of(world, returned.value) is None
+    assert reason_of(world, renewed.value) is Reason.TOKEN_REVOKED
 
 
 async def test_a_revoked_family_is_forgotten_when_nothing_of_it_can_be_valid_and_no_jump_of_the_clock_revives_it(
@@ -355,6 +362,20 @@ async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world: W
     kept.task.cancel()
 
 
+async def test_a_fresh_token_takes_back_the_end_of_the_one_before(world: World) -> None:
+    key = AgentKey()
+    stream = Watched(world, (await world.join("w-1", key)).value)
+    await asyncio.sleep(0)
+    # A moment before its end, by the wall clock and by the timer.
+    world.now_ms = stream.call.principal.expire_ms + EXPIRY_GRACE_MS - 1
+    assert isinstance(stream.call.stream, TokenStream)
+    stream.call.stream.arm()
+    world.authority.reauthenticate(stream.call.stream, (await world.renew("w-1", key)).value)
+    await asyncio.sleep(0.05)  # Due after that timer, so the loop runs it later, however late both are.
+    assert not stream.task.done()
+    stream.task.cancel()
+
+
 async def test_a_fresh_token_must_be_of_the_same_subject_and_still_allow_the_stream(world: World) -> None:
     stream = Watched(world, (await world.issue("w-1", AgentType.WORKER)).value)
     await asyncio.sleep(0)
@@ -403,7 +424,8 @@ async def test_the_end_of_a_stream_leaves_its_task_uncancelled(world: World) -> 
 
     task = asyncio.create_task(handle())
     await asyncio.sleep(0)
-    await revoke(world, agent_id="w-1")
+    for _ in range(2):  # The second time before the task had its turn: it is cancelled once all the same.
+        await revoke(world, agent_id="w-1")
     assert await task == 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from meshd.domain.access import ANONYMOUS
 from meshd.domain.errors import Reason, Refusal
+from meshd.domain.grants import MAX_DESCENT
 from meshd.domain.values import AgentType
 from tests.auth_world import AgentKey, World
 
@@ -92,6 +93,24 @@ async def test_of_64_parallel_joins_with_a_one_use_token_one_succeeds(world: Wor
     assert (await refusal(again.join("w-1", AgentKey(), token))).reason is Reason.JOIN_TOKEN_INVALID
 
 
+async def test_a_join_that_is_refused_uses_no_join_token_up(world: World) -> None:
+    key, token = AgentKey(), await world.join_token("w-1")
+    skills = tuple(f"{number:02}{'a' * 60}" for number in range(64))
+    caught = await refusal(world.join("w-1", key, token, capabilities=skills))
+    assert caught.field == "capabilities", "such a token would be too long"
+    assert await world.join("w-1", key, token, capabilities=skills[:2])
+
+
+async def test_an_agent_of_another_type_is_not_made_a_worker_by_whoever_reaches_the_socket(
+    world: World,
+) -> None:
+    key = AgentKey()
+    kind = AgentType.ORCHESTRATOR
+    await world.join("boss", key, await world.join_token("boss", kind=kind), kind=kind)
+    assert (await refusal(world.join("boss", key))).reason is Reason.JOIN_TOKEN_INVALID
+    assert world.authority.authenticate((await world.renew("boss", key)).value).agent_type is kind
+
+
 async def test_joining_again(world: World) -> None:
     key = AgentKey()
     first = await world.join("w-1", key)
@@ -112,6 +131,8 @@ async def test_unknown_namespaces_and_the_system_namespace_take_no_agents(world:
         ).reason is Reason.NAMESPACE_NOT_FOUND
         issued = world.issue("w", AgentType.WORKER, namespace=namespace)
         assert (await refusal(issued)).reason is Reason.NAMESPACE_NOT_FOUND
+    world.namespaces.discard("blue")
+    assert (await refusal(world.join_token("w"))).reason is Reason.NAMESPACE_NOT_FOUND
 
 
 @pytest.mark.parametrize("public_key", [b"", b"short", bytes(32), b"\x01" + bytes(31)])
@@ -190,6 +211,18 @@ async def test_issued_tokens_stay_within_the_issuer(world: World) -> None:
         (AgentType.WORKER, {}),
     ):
         assert (await refusal(world.issue("w", kind, by=boss, **grant))).reason is Reason.GRANT_EXCEEDS_CALLER
+
+
+async def test_no_join_token_is_made_that_nobody_could_join_with(world: World) -> None:
+    """Whoever joins by it would be one deeper in the line of descent than is allowed."""
+    boss = world.authority.authenticate((await world.issue("boss", AgentType.ORCHESTRATOR)).value)
+    for _ in range(MAX_DESCENT - 2):
+        boss = world.authority.authenticate(
+            (await world.issue("boss", AgentType.ORCHESTRATOR, by=boss)).value
+        )
+    assert await world.join("w-1", AgentKey(), await world.join_token("w-1", by=boss))
+    last = world.authority.authenticate((await world.issue("boss", AgentType.ORCHESTRATOR, by=boss)).value)
+    assert (await refusal(world.join_token("w-1", by=last))).reason is Reason.GRANT_EXCEEDS_CALLER
 
 
 async def test_a_narrowed_issuer_cannot_widen_itself_by_a_join_token(world: World) -> None:
