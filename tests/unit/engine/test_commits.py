@@ -1,8 +1,9 @@
-"""Group commit: who waits for company, and for how long."""
+"""Group commit: who waits for company, and for how long; and that nothing leaves, or is written, after a failure."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -145,8 +146,73 @@ async def test_a_bug_while_effects_are_let_out_leaves_no_caller_waiting() -> Non
     async with asyncio.timeout(10):
         with pytest.raises(Refusal):
             await change(commits)
-    assert failures
+    told = len(failures)
+    assert told
     assert all("let out" in str(each) for each in failures)
+    commits.flush()
+    assert len(failures) == told, "nothing more was let out"
+    await commits.close()
+
+
+class HeldStore(CountingStore):
+    """Fails its first commit, but only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def commit(self, batch: int) -> None:
+        super().commit(batch)
+        self.begun.set()
+        assert self.go.wait(30)
+        if self.commits == 1:
+            raise StorageError("the disk failed")
+
+
+async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written() -> None:
+    store, failures = HeldStore(), list[StorageError]()
+    commits = failing_commits(store, release, failures)
+    in_it = asyncio.ensure_future(change(commits))
+    assert await asyncio.to_thread(store.begun.wait, 30)
+    after_it = asyncio.ensure_future(change(commits))
+    await asyncio.sleep(0)
+    assert commits.uncommitted_age_s > 0
+    store.go.set()
+    async with asyncio.timeout(10):
+        for waiting in (in_it, after_it, change(commits), commits.settled()):
+            with pytest.raises(Refusal) as refused:
+                await waiting
+            assert refused.value.reason is Reason.SHUTTING_DOWN
+    assert [str(failure) for failure in failures] == ["the disk failed"]
+    await commits.close()
+    assert store.commits == 1
+
+
+async def test_what_collects_when_a_step_breaks_a_rule_is_never_written() -> None:
+    store = CountingStore()
+    commits = commits_over(store, 0.0)
+    commits.writes.signing_keys.append(SigningKeyRecord("key", b"", 0))
+    commits.flush()
+    commits.failed = True  # As the mesh says when memory may be half changed.
+    await asyncio.sleep(0)
+    await commits.close()
+    assert store.commits == 0
+
+
+async def test_payloads_count_until_they_are_durable() -> None:
+    store = HeldStore()
+    store.commits = 1
+    commits = commits_over(store, 0.0)
+    assert commits.uncommitted_bytes == 0
+    commits.writes.payload_bytes += 1_000
+    changed = asyncio.ensure_future(change(commits))
+    assert await asyncio.to_thread(store.begun.wait, 30)
+    commits.writes.payload_bytes += 10
+    assert commits.uncommitted_bytes == 1_010
+    store.go.set()
+    await changed
+    await commits.settled()
+    assert commits.uncommitted_bytes == 0
     await commits.close()
 
 

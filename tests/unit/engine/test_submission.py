@@ -1,4 +1,4 @@
-"""Submitting: one audit entry a call, however often the store is asked."""
+"""Submitting: when new work is refused, and one audit entry a call, however often the store is asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
 from meshd.domain.commands import LookAgain, Submit
+from meshd.domain.errors import Reason, Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import Requirements, TaskSpec
 from meshd.engine.known_tasks import KnownTasks
@@ -50,3 +51,33 @@ async def test_a_call_that_looks_again_posts_the_same_entry() -> None:
     assert results == ["taken"]
     first, second = mesh.entries
     assert first is second
+
+
+def submission_while(
+    *, closing: bool = False, behind_bytes: int = 0, behind_s: float = 0.0, low_space: bool = False
+) -> Submission:
+    """Return what admits up to 100 bytes that are not durable, in this state of the mesh and its disk."""
+    commits = SimpleNamespace(uncommitted_bytes=behind_bytes, uncommitted_age_s=behind_s)
+    store = SimpleNamespace(low_space=lambda: low_space)
+    mesh = SimpleNamespace(closing=closing, commits=commits, store=store)
+    return Submission(cast("Mesh", mesh), cast("KnownTasks", KnowsNothing()), 100)
+
+
+def test_new_work_is_taken_while_the_disk_keeps_up() -> None:
+    submission_while(behind_bytes=100, behind_s=1.0).admit()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"closing": True}, Reason.SHUTTING_DOWN),
+        ({"behind_bytes": 101}, Reason.OVERLOADED),
+        ({"behind_s": 1.1}, Reason.OVERLOADED),
+        ({"low_space": True}, Reason.STORAGE_LOW),
+    ],
+)
+def test_new_work_is_refused_with_a_time_to_come_again(state: dict[str, Any], reason: Reason) -> None:
+    with pytest.raises(Refusal) as refused:
+        submission_while(**state).admit()
+    assert refused.value.reason is reason
+    assert refused.value.retry_ms
