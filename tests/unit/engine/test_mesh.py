@@ -1,4 +1,4 @@
-"""The engine around the domain: its clock at a start, and a domain that breaks its own rules."""
+"""The engine around the domain: its clock, its end, what it keeps, and a domain that breaks its own rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from meshd.engine import sweep as sweep_module
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.streams import AgentStream
 from meshd.ops.metrics import Metrics
-from meshd.ports.store import StorageError, Store
+from meshd.ports.store import AuditFilter, StorageError, Store
 from meshd.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +72,21 @@ async def test_the_hold_and_the_pauses_count_from_the_beginning(
     (session,) = mesh.sessions()
     assert session.last_seen_mono + session.lease.ttl_ms / 1000 == mesh.fleet.hold_until_mono
     assert mesh.fleet.hold_until_mono == listening + SessionRules().hold_min_ms / 1000
+
+
+async def test_a_pause_of_meshd_costs_neither_a_lease_nor_the_time_to_accept(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.begin()
+    ns = mesh.namespaces["default"]
+    (session,) = mesh.sessions()
+    seen_mono, now_mono = session.last_seen_mono, mesh._clock().mono
+    ns.accept_due.append((now_mono + 1.0, session, object(), []))
+    monkeypatch.setattr(mesh, "_clock", lambda: Now(now_mono + 6.0, 0))
+    mesh._turn()
+    assert session.last_seen_mono > seen_mono + 5.0
+    assert session.session_id in ns.sessions
+    assert [due_mono > now_mono + 6.0 for due_mono, *_ in ns.accept_due] == [True]
 
 
 async def test_a_sweep_that_breaks_a_rule_stops_the_daemon_once(
@@ -159,8 +174,8 @@ class HeldStore:
         return getattr(self._store, name)
 
 
-def submission(task_id: str, ticket: object) -> Submit:
-    spec = TaskSpec(task_id, "echo", b"", task_id.encode(), requirements_for("echo"))
+def submission(task_id: str, ticket: object, payload: bytes = b"") -> Submit:
+    spec = TaskSpec(task_id, "echo", payload, task_id.encode(), requirements_for("echo"))
     return Submit(ticket, [spec], "one", {}, 0, False)
 
 
@@ -267,3 +282,45 @@ async def test_what_waits_for_its_turn_at_the_end_is_answered_and_what_comes_lat
         with pytest.raises(Refusal) as refused:
             await mesh.ask(ns, partial(submission, "later"))
     assert refused.value.reason is Reason.SHUTTING_DOWN
+    turns = mesh.turns
+    mesh.post(ns, submission("later", None))
+    await asyncio.sleep(0)
+    assert mesh.turns == turns, "memory says no more than the disk"
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+async def test_refusals_are_recorded_by_a_sweep_and_at_the_end(mesh: Mesh, at_the_end: bool) -> None:
+    mesh.audit.flush_denials(mesh._clock().mono - 1_000.0)
+    call = Call(ANONYMOUS, "SubmitTask", "", AccessRule(Action.WRITE, "tasks", Scope.NAMESPACE))
+    mesh.audit.deny(call, "TOKEN_MISSING")
+    if at_the_end:
+        await mesh.shutdown()
+        assert not mesh.commits.failed
+    else:
+        mesh._sweep.begin()
+        await mesh.commits.settled()
+    condition = AuditFilter(("_mesh",), denied_only=True)
+    assert [record.reason for record in mesh.store.list_audit(condition).found] == ["TOKEN_MISSING"]
+
+
+async def test_an_input_leaves_its_task_for_the_cache_once_it_is_in_a_row(mesh: Mesh) -> None:
+    ns = mesh.namespaces["default"]
+    await mesh.ask(ns, partial(submission, "t1", payload=b"in"))
+    task = ns.tasks["t1"]
+    assert task.spec.payload == b"", "a backlog of inputs stays on disk"
+    assert await mesh.payload(task.key) == b"in"
+
+
+async def test_a_task_that_comes_while_the_store_is_read_is_found(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ns = mesh.namespaces["default"]
+    read = mesh.commits.read
+
+    async def read_and_submit(*given: Any) -> Any:
+        found = await read(*given)
+        await mesh.ask(ns, partial(submission, "t1"))
+        return found
+
+    monkeypatch.setattr(mesh.commits, "read", read_and_submit)
+    assert await mesh.find_task(ns, "t1") is ns.tasks["t1"]

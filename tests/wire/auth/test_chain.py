@@ -71,6 +71,14 @@ async def test_a_bad_token_never_falls_back_to_the_operator(house: House, metada
     assert house.service.seen == []
 
 
+async def test_of_two_good_tokens_neither_counts(house: House) -> None:
+    both = [bearer(await house.token(agent_id=name))[0] for name in ("a-1", "a-2")]
+    stub = pb_grpc.SchedulerServiceStub(house.tcp)
+    caught = await failure(stub.GetTask(pb.GetTaskRequest(), metadata=tuple(both)))
+    assert caught.reason == "TOKEN_INVALID"
+    assert house.service.seen == []
+
+
 async def test_no_field_reaches_another_namespace(house: House) -> None:
     token = await house.token()
     stub = pb_grpc.SchedulerServiceStub(house.tcp)

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from agentmesh.v1 import payload_pb2, task_pb2
+from agentmesh.v1 import payload_pb2, session_pb2, task_pb2
 from agentmesh.v1 import scheduler_service_pb2 as pb
 from meshd import daemon
 from meshd.engine.commits import Commits
@@ -77,3 +77,13 @@ async def test_a_call_that_is_held_up_until_all_is_closed_is_told_to_come_again(
         assert await down
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason_of(refused.value) == "SHUTTING_DOWN"
+
+
+async def test_agents_are_told_that_meshd_goes_down_before_their_streams_end(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1")
+    async with asyncio.timeout(10):
+        down = asyncio.create_task(daemon._take_down(mesh.parts))
+        told = (await agent.expect("go_away")).go_away
+        assert told.reason == session_pb2.GO_AWAY_REASON_SHUTTING_DOWN
+        assert await agent.call.read() is grpc.aio.EOF
+        assert await down
