@@ -15,7 +15,7 @@ from meshd.domain.values import AgentType
 from meshd.engine.audit import AuditLog
 from meshd.engine.authority import Authority
 from meshd.engine.challenge import proof_message
-from meshd.engine.commits import Commits
+from meshd.engine.commits import Commits, storage_failed
 from meshd.engine.credentials import Credentials
 from meshd.engine.enrolment import Enrolment, Grant, IssuedToken
 from meshd.ports.store import Restored
@@ -28,14 +28,17 @@ RULE = AccessRule(Action.ADMIN, "acl", Scope.NAMESPACE, audit=True)
 
 
 class CountingCommits:
-    """Stands for the commits: everything is durable once ``settled`` was awaited."""
+    """Stands for the commits: everything is durable once ``settled`` was awaited, unless the storage failed."""
 
     def __init__(self) -> None:
         self.writes = Writes()
         self.settles = 0
+        self.failed = False
 
     async def settled(self) -> None:
         self.settles += 1
+        if self.failed:
+            raise storage_failed()
 
 
 class AgentKey:

@@ -142,6 +142,15 @@ async def test_details_of_refusals(house: House) -> None:
     assert house.world.counting.settles == 1
 
 
+async def test_a_refusal_that_speaks_of_state_which_will_never_be_durable_is_another_one(
+    house: House,
+) -> None:
+    house.world.counting.failed = True
+    stub = pb_grpc.SchedulerServiceStub(house.socket)
+    caught = await failure(stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="field")))
+    assert (caught.code, caught.reason) == (CODE.UNAVAILABLE, "SHUTTING_DOWN")
+
+
 async def test_a_bug_shows_an_incident_and_nothing_else(house: House) -> None:
     stub = pb_grpc.SchedulerServiceStub(house.socket)
     caught = await failure(stub.GetTask(pb.GetTaskRequest(namespace="blue", task_id="secret")))
@@ -180,13 +189,15 @@ async def test_health_is_open_and_aborts_by_itself(house: House) -> None:
     stub: Any = health_pb2_grpc.HealthStub(house.tcp)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    # An agent whose token ran out sends it along when it renews it.
+    assert await stub.Check(health_pb2.HealthCheckRequest(), metadata=bearer("no token")) == answer
     watch = stub.Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="nothing"))
     assert caught.value.code() is CODE.NOT_FOUND
-    assert ("Check", "NOT_FOUND") in await house.observer.measured(3)
+    assert ("Check", "NOT_FOUND") in await house.observer.measured(4)
 
 
 async def test_unknown_methods(house: House) -> None:

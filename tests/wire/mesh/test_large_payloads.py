@@ -149,3 +149,15 @@ async def test_a_task_from_before_that_fits_into_no_message_fails_and_its_agent_
     )
     assert (old.failure.type, old.attempt.number) == ("PayloadTooLarge", 1)
     assert "1000007 bytes" in old.failure.message
+
+
+async def test_a_message_beyond_the_limit_is_not_even_received(mesh: RunningMesh) -> None:
+    payload = payload_pb2.Payload(inline=bytes(250 * 1024))
+    specs = [task_pb2.TaskSpec(task_id=f"t{n}", task_type="work", payload=payload) for n in range(5)]
+    request = pb.SubmitTasksRequest(namespace="default", specs=specs[:4])
+    answer = await mesh.operator.scheduler.SubmitTasks(request)
+    assert not any(result.HasField("error") for result in answer.results)
+    request.specs.append(specs[4])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await mesh.operator.scheduler.SubmitTasks(request)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import grpc.aio
 import pytest
 
 from agentmesh.v1 import (
@@ -255,6 +256,21 @@ async def test_waiting_returns_the_task_as_it_is_when_the_time_is_over(mesh: Run
     waiting = asyncio.create_task(mesh.wait("t1"))
     await mesh.operator.scheduler.CancelTask(pb.CancelTaskRequest(namespace="default", task_id="t1"))
     assert (await waiting).state == task_pb2.TASK_STATE_CANCELLED
+
+
+async def test_nobody_watches_after_a_wait_and_a_watch(mesh: RunningMesh) -> None:
+    await mesh.submit("t1")
+    await mesh.wait("t1", seconds=0)
+    request = pb.WatchTaskRequest(namespace="default", task_id="t1")
+    watch = mesh.operator.scheduler.WatchTask(request)
+    await watch.read()
+    assert mesh.parts.mesh.hub.size == 1, "the watch, and not the wait"
+    cancel = pb.CancelTaskRequest(namespace="default", task_id="t1")
+    await mesh.operator.scheduler.CancelTask(cancel)
+    async with asyncio.timeout(10):
+        while await watch.read() is not grpc.aio.EOF:
+            pass
+    assert mesh.parts.mesh.hub.size == 0
 
 
 async def test_an_operator_must_name_the_namespace_of_one_task(mesh: RunningMesh) -> None:
