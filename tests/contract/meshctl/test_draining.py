@@ -6,6 +6,7 @@ import pytest
 
 from agentmesh.v1 import agent_pb2
 from agentmesh.v1 import registry_service_pb2 as pb
+from meshctl import draining
 from tests.contract.meshctl.conftest import Meshctl
 from tests.contract.meshctl.fake_meshd import FakeMeshd
 
@@ -97,6 +98,16 @@ def test_waiting_goes_on_while_meshd_restarts(fleet: FakeMeshd, meshctl: Meshctl
     outcome = meshctl("drain", "worker-*", "--wait")
     assert outcome.code == 0
     assert "meshd is away" in outcome.err
+
+
+def test_waiting_ends_when_meshd_stays_away(
+    fleet: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "GIVE_UP_S", 0.0)
+    fleet.away_looks = 1_000
+    outcome = meshctl("drain", "worker-*", "--wait")
+    assert outcome.code == 5
+    assert "meshd is going down" in outcome.err
 
 
 def test_waiting_in_vain_is_a_timeout(fleet: FakeMeshd, meshctl: Meshctl) -> None:

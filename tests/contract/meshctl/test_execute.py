@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentmesh.v1 import agent_pb2, auth_service_pb2, scheduler_service_pb2, task_pb2
 from meshctl import following
+from meshctl.mesh import Mesh
+from meshctl.problems import ExitCode, Problem
 from tests.contract.meshctl import fake_meshd
 from tests.contract.meshctl.conftest import Meshctl
 from tests.contract.meshctl.fake_meshd import FakeMeshd
@@ -206,6 +209,43 @@ def test_a_meshd_that_stays_away_ends_the_wait_with_a_clear_error(
     assert outcome.code == 5
     assert "lost the connection" in outcome.err
     assert f"error: meshd at {meshd.address} stayed away; task-001 goes on without this wait" in outcome.err
+
+
+def test_a_timeout_that_passes_while_meshd_is_away_leaves_the_end_unknown(
+    meshd: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshctl.commands.execute._TIMEOUT_MARGIN_S", 0.0)
+    meshd.course = fake_meshd.stay_queued
+    threading.Timer(0.5, meshd.stop).start()
+    outcome = meshctl(*EXECUTE, "--timeout", "1s")
+    assert outcome.code == 6
+    assert f"--timeout passed while {meshd.address} was away; how task-001 ended is unknown" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("lost", "code"),
+    [(Problem("no answer came", "look there", ExitCode.UNREACHABLE), 5), (KeyboardInterrupt(), 130)],
+)
+def test_a_submit_without_an_answer_is_repeated_under_the_same_id(
+    meshd: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch, lost: BaseException, code: int
+) -> None:
+    call = Mesh.call
+
+    def unanswered(mesh: Mesh, method: Any, request: Any) -> Any:
+        answer = call(mesh, method, request)
+        if isinstance(request, scheduler_service_pb2.SubmitTaskRequest):
+            raise lost
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mesh, "call", unanswered)
+        outcome = meshctl("execute", "--task-type", "data-processing", "--payload", "1")
+    assert outcome.code == code
+    assert outcome.err.splitlines()[-1].endswith(": that never runs it twice")
+    ((_, task_id),) = meshd.tasks
+    assert f"--task-id {task_id}:" in outcome.err
+    again = meshctl("execute", "--task-id", task_id, "--task-type", "data-processing", "--payload", "1")
+    assert (again.code, len(meshd.tasks)) == (0, 1)
 
 
 def test_says_that_the_agent_was_told_to_stop(meshd: FakeMeshd, meshctl: Meshctl) -> None:

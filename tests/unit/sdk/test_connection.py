@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import agentmesh
-from agentmesh.connection import Target, call_metadata, resolve_target
+from agentmesh.connection import Target, call_metadata, open_blocking_channel, open_channel, resolve_target
 from agentmesh.errors import ConfigurationError
 
 
@@ -58,6 +58,13 @@ def test_plaintext_stays_on_this_host_unless_spelled_out(tmp_path: Path) -> None
     )
     assert resolve_target("mesh.example:7600", ca, environ={}).uses_tls
     assert not resolve_target("unix:/x", ca, environ={}).uses_tls
+
+
+def test_no_channel_is_opened_to_where_plaintext_must_not_go() -> None:
+    """A target need not come from the user: a daemon that goes away may name another one."""
+    for open_one in (open_channel, open_blocking_channel):
+        with pytest.raises(ConfigurationError, match="--insecure"):
+            open_one(Target("mesh.example:7600"))
 
 
 def test_metadata_names_caller_and_namespace() -> None:

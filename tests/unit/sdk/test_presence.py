@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh.errors import MeshError, NotAuthenticated, SessionEnded, Superseded, Unreachable
+from agentmesh.errors import (
+    MeshError,
+    NotAuthenticated,
+    Overloaded,
+    SessionEnded,
+    Superseded,
+    Unreachable,
+)
 from agentmesh.handlers import Uplink
 from agentmesh.identity import Identity
 from agentmesh.presence import Presence
@@ -44,6 +51,7 @@ class World:
         self.answers_beats = True
         self.is_slow_to_open = False
         self.forgets_sessions = False
+        self.refusal: MeshError | None = None
         self.rival: str | None = None
         self.tokens: dict[str, float] = {}
         self.joins = self.renewals = self.registrations = 0
@@ -60,6 +68,8 @@ class World:
     def require(self, token: str | None = None) -> None:
         if not self.is_up:
             raise Unreachable("nobody there")
+        if self.refusal is not None:
+            raise self.refusal
         if token is not None and self.tokens.get(token, -1.0) <= self.clock.now_s:
             raise NotAuthenticated("expired", reason="TOKEN_EXPIRED")
 
@@ -209,6 +219,17 @@ async def test_pauses_start_small_and_differ_between_agents(setup: Setup) -> Non
     await setup.clock.advance(3.0)
     assert setup.world.connects_s[0] <= 0.1
     assert len({round(at_s, 6) for at_s in setup.world.connects_s}) == len(setup.world.connects_s)
+
+
+async def test_a_daemon_that_names_a_delay_is_left_alone_for_so_long(setup: Setup) -> None:
+    setup.world.go_down()
+    setup.world.is_up, setup.world.refusal = True, Overloaded("too much", retry_after_s=5.0)
+    setup.world.connects_s.clear()
+    await setup.clock.advance(60.0)
+    assert 1 < len(setup.world.connects_s) <= 60 / 5 + 1
+    setup.world.refusal = None
+    await setup.clock.advance(6.0)
+    assert len(setup.world.openings) == 2
 
 
 async def test_tokens_are_renewed_at_four_fifths_of_their_life_on_one_stream(setup: Setup) -> None:

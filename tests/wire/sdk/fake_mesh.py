@@ -229,6 +229,14 @@ class FakeMesh:
         self._note()
         return auth_service_pb2.JoinResponse(token=self._token())
 
+    async def IssueToken(self, request: Any, context: Any) -> auth_service_pb2.IssueTokenResponse:
+        await self._scripted("IssueToken", request, context)
+        return auth_service_pb2.IssueTokenResponse(token=self._token())
+
+    async def CreateJoinToken(self, request: Any, context: Any) -> auth_service_pb2.CreateJoinTokenResponse:
+        await self._scripted("CreateJoinToken", request, context)
+        return auth_service_pb2.CreateJoinTokenResponse(join_token="join")
+
     async def RenewToken(self, request: Any, context: Any) -> auth_service_pb2.RenewTokenResponse:
         await self._scripted("RenewToken", request, context)
         if not request.signature:

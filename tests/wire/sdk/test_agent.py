@@ -82,6 +82,32 @@ def test_failures_are_reported_with_type_and_message(
     assert (fail.type, fail.message, fail.retryable) == (kind, str(error), retryable)
 
 
+class Unspeakable(Exception):
+    """Cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), asyncio.CancelledError()])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_however_a_handler_ends_its_attempt_ends(
+    mesh: FakeMesh, agent: Agent, start: Start, error: BaseException, is_async: bool
+) -> None:
+    async def work_async(task: TaskContext) -> None:
+        raise error
+
+    def work(task: TaskContext) -> None:
+        raise error
+
+    agent.task("work")(work_async if is_async else work)
+    start(agent)
+    stream = mesh.next_stream()
+    stream.send(assign("a"))
+    fail = stream.expect("fail", "a")
+    assert (fail.type, fail.retryable) == (type(error).__name__, True)
+
+
 def test_what_has_no_handler_or_no_slot_is_declined(mesh: FakeMesh, agent: Agent, start: Start) -> None:
     release = threading.Event()
 
@@ -300,6 +326,31 @@ def test_a_key_the_mesh_does_not_know_any_more_joins_again(
     start(second)
     mesh.next_stream()
     assert len(mesh.joins) == 2
+
+
+def test_a_worker_that_gained_a_task_type_joins_again_for_it(
+    mesh: FakeMesh, agent: Agent, start: Start
+) -> None:
+    agent.task("work")(lambda task: None)
+    beyond = (grpc.StatusCode.PERMISSION_DENIED, "GRANT_EXCEEDS_CALLER", None)
+    mesh.refuse_next["RegisterAgent"] = [beyond]
+    start(agent)
+    mesh.next_stream()
+    assert (len(mesh.joins), len(mesh.registrations)) == (2, 1)
+
+
+def test_a_given_token_that_allows_too_little_ends_the_agent(
+    mesh: FakeMesh, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTMESH_TOKEN", "given")
+    agent = Agent("worker-1", address=mesh.address)
+    agent.task("work")(lambda task: None)
+    beyond = (grpc.StatusCode.PERMISSION_DENIED, "GRANT_EXCEEDS_CALLER", None)
+    mesh.refuse_next["RegisterAgent"] = [beyond] * 5
+    running = start(agent)
+    running.wait()
+    assert "GRANT_EXCEEDS_CALLER" in str(running.error)
+    assert not mesh.joins
 
 
 def test_a_token_is_renewed_in_band_when_due_and_when_asked(

@@ -25,7 +25,7 @@ from agentmesh import (
 from agentmesh.calls import CALLS_AT_ONCE
 from agentmesh.connection import MAX_MESSAGE_BYTES
 from agentmesh.grpc_thread import grpc_loop, on_grpc_thread
-from agentmesh.v1 import error_reason_pb2
+from agentmesh.v1 import auth_service_pb2, error_reason_pb2
 from agentmesh.v1.scheduler_service_pb2 import (
     GetTaskRequest,
     GetTaskResponse,
@@ -95,6 +95,16 @@ async def test_a_refusal_with_a_delay_is_waited_out_and_one_without_is_raised(me
         with pytest.raises(AccessDenied) as denied:
             await client.submit("greeting")
         assert (denied.value.reason, denied.value.code) == ("ACCESS_DENIED", "PERMISSION_DENIED")
+
+
+async def test_what_gives_another_credential_each_time_is_asked_for_once(mesh: FakeMesh) -> None:
+    mesh.refuse_next["IssueToken"] = mesh.refuse_next["CreateJoinToken"] = [UNAVAILABLE, UNAVAILABLE]
+    async with Mesh(mesh.address) as client:
+        with pytest.raises(Unreachable):
+            await client.issue_token(auth_service_pb2.IssueTokenRequest())
+        with pytest.raises(Unreachable):
+            await client.create_join_token(auth_service_pb2.CreateJoinTokenRequest())
+    assert [method for method, _ in mesh.calls] == ["IssueToken", "CreateJoinToken"]
 
 
 async def test_nobody_there_is_unreachable(mesh: FakeMesh) -> None:
