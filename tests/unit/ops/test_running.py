@@ -79,6 +79,17 @@ from meshd.__main__ import main
 sys.exit(main())
 """
 
+# Work beside the calls fails, by a bug.
+BROKEN_ASIDE = """
+import sys
+from meshd.engine.known_tasks import KnownTasks
+async def learn(self):
+    raise KeyError("a bug")
+KnownTasks.learn = learn
+from meshd.__main__ import main
+sys.exit(main())
+"""
+
 ENDS_BY_A_LOOK_AT_THREADS = """
 import os, signal, sys
 from meshd.ops.other_threads import OtherThreads
@@ -235,6 +246,14 @@ def test_a_storage_failure_ends_it_unanswered_and_with_its_own_code(
     assert code == 3
     failure = next(line for line in log if line["level"] == "critical")
     assert failure["error"].startswith("the disk is gone")
+
+
+def test_work_beside_the_calls_that_fails_ends_it(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", BROKEN_ASIDE)):
+        code, log = meshd.end(10)
+        assert code == 3
+        failure = next(line for line in log if line["level"] == "critical")
+        assert "work beside the calls failed: KeyError('a bug')" in failure["error"]
 
 
 def test_a_storage_failure_at_the_very_end_has_its_own_code_too(

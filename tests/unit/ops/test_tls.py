@@ -1,5 +1,6 @@
 """Certificates that cannot work are found before anything listens."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def test_a_pair_is_read_and_never_printed(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded.cert_pem == cert.read_bytes()
     assert "PRIVATE" not in repr(loaded)
+    assert loaded.context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_a_key_of_another_certificate_is_told(tmp_path: Path) -> None:

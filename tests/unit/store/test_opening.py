@@ -82,6 +82,11 @@ def test_the_pragmas_are_those_of_the_promise(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_place_that_holds_no_log_is_refused() -> None:
+    with pytest.raises(StorageError, match="put the data directory on a local disk"):
+        opening._connect_writer(Path(":memory:"))  # Holds none, as the file systems of networks do not.
+
+
 def test_a_second_meshd_is_refused_and_told_whom_to_stop(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     with pytest.raises(StorageError, match=rf"another meshd \(pid {os.getpid()}\) uses .*; stop it"):

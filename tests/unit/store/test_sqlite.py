@@ -384,6 +384,20 @@ def test_low_space_is_looked_up_once_a_second(tmp_path: Path, monkeypatch: pytes
     store.close()
 
 
+def test_a_disk_that_cannot_be_looked_at_counts_as_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path, min_free_bytes=1)
+
+    def unreadable(_: object) -> None:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr("shutil.disk_usage", unreadable)
+    assert store.low_space()
+    assert store.measure().free_bytes == 0
+    store.close()
+
+
 def test_the_store_measures_itself_and_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(tmp_path)
     commit(store, a_task(1))

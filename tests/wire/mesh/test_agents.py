@@ -90,6 +90,47 @@ async def test_a_token_lets_nobody_register_as_another(mesh: RunningMesh) -> Non
     assert await refused(call) == "IDENTITY_MISMATCH"
 
 
+async def test_a_token_lets_nobody_end_or_open_the_session_of_another(mesh: RunningMesh) -> None:
+    first = await mesh.agent("a1")
+    other = mesh.stubs(await mesh.token("a2"))
+    request = pb.DeregisterAgentRequest(agent_id="a1", session_id=first.registered.session_id)
+    leave = other.registry.DeregisterAgent(request, metadata=other.metadata)
+    assert await refused(leave) == "IDENTITY_MISMATCH"
+    own = first.stubs
+    first.stubs = other
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await first.open()
+    assert reason_of(caught.value) == "IDENTITY_MISMATCH"
+    await own.registry.DeregisterAgent(request, metadata=own.metadata)
+
+
+async def test_an_agent_registers_no_more_than_its_token_allows(mesh: RunningMesh) -> None:
+    worker = agent_pb2.AGENT_TYPE_WORKER
+    grant = auth_service_pb2.IssueTokenRequest(
+        namespace="default", agent_id="a1", type=worker, capabilities=["work"]
+    )
+    stubs = mesh.stubs((await mesh.operator.auth.IssueToken(grant)).token.value)
+    for capabilities, key, reason in (
+        (["work", "gpu"], bytes(16), "GRANT_EXCEEDS_CALLER"),
+        (["work"], bytes(15), "INVALID_ARGUMENT"),
+        (["work"], b"", "INVALID_ARGUMENT"),
+    ):
+        spec = agent_pb2.AgentSpec(agent_id="a1", type=worker, capabilities=capabilities)
+        request = pb.RegisterAgentRequest(spec=spec, session_key=key)
+        assert await refused(stubs.registry.RegisterAgent(request, metadata=stubs.metadata)) == reason
+    request.session_key = bytes(16)
+    assert (await stubs.registry.RegisterAgent(request, metadata=stubs.metadata)).session_id
+
+
+async def test_a_stream_that_is_over_is_forgotten(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1")
+    assert len(mesh.parts.mesh.streams) == 1
+    await agent.call.done_writing()
+    async with asyncio.timeout(10):
+        assert await agent.call.read() is grpc.aio.EOF
+    assert not mesh.parts.mesh.streams
+
+
 async def test_registering_again_with_the_same_key_returns_the_same_session(mesh: RunningMesh) -> None:
     stubs = mesh.stubs(await mesh.token("a1"))
     spec = agent_pb2.AgentSpec(agent_id="a1", type=agent_pb2.AGENT_TYPE_WORKER)

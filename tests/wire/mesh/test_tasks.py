@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 
 import grpc
 import grpc.aio
@@ -19,7 +20,7 @@ from agentmesh.v1 import (
 from agentmesh.v1 import (
     scheduler_service_pb2 as pb,
 )
-from meshd.domain.limits import MAX_MESSAGE_BYTES
+from meshd.domain.limits import MAX_BATCH_ITEMS, MAX_MESSAGE_BYTES
 from meshd.wire import page_token
 from tests.wire.mesh.conftest import RunningMesh, namespace_service_pb2, refused
 
@@ -131,6 +132,27 @@ async def test_whatever_is_refused_the_answer_is_a_message(
         assert (
             answer.results[-1].error.message == "a task of this id has other content; choose another task id"
         )
+
+
+async def test_a_batch_of_more_than_may_come_at_once_is_refused_as_a_whole(mesh: RunningMesh) -> None:
+    request = pb.SubmitTasksRequest(namespace="default")
+    for _ in range(MAX_BATCH_ITEMS + 1):
+        request.specs.add(task_type="work")
+    assert await refused(mesh.operator.scheduler.SubmitTasks(request)) == "INVALID_ARGUMENT"
+    assert not mesh.parts.mesh.namespaces["default"].tasks
+
+
+async def test_reports_of_a_stream_are_audited_by_their_number(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("a1", slots=1)
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    await agent.send(done=session_pb2.Done(fence=fence))
+    await agent.expect("ack")
+    request = auth_service_pb2.ListAuditEventsRequest(namespace="default", method="Work")
+    reported, opened = (await mesh.operator.auth.ListAuditEvents(request)).events
+    assert (reported.subject, reported.count) == ("agent:default/a1", 1)
+    assert reported.object_digest == sha256(fence).digest()
+    assert opened.object == "agent:a1"
 
 
 async def test_a_batch_with_few_refusals_says_all_about_them(mesh: RunningMesh) -> None:
@@ -271,6 +293,7 @@ async def test_nobody_watches_after_a_wait_and_a_watch(mesh: RunningMesh) -> Non
         while await watch.read() is not grpc.aio.EOF:
             pass
     assert mesh.parts.mesh.hub.size == 0
+    assert not mesh.parts.mesh.hub.active
 
 
 async def test_an_operator_must_name_the_namespace_of_one_task(mesh: RunningMesh) -> None:
