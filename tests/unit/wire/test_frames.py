@@ -1,10 +1,57 @@
-"""Messages of a stream are cut below both limits: bytes and frames."""
+"""Messages of a stream: what is refused of those up, and that those down are cut below both limits."""
 
 from __future__ import annotations
 
+import pytest
+
+from agentmesh.v1 import session_pb2 as pb
+from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Ack, Assign
-from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES
-from meshd.wire.codec.frames import FRAME_OVERHEAD_BYTES, cut
+from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, MAX_OUTPUT_CHUNK_BYTES
+from meshd.wire.codec.frames import FRAME_OVERHEAD_BYTES, MIN_INBOUND_BYTES, check_open, cut, up
+
+
+def decline(seconds: int) -> pb.AgentFrame:
+    frame = pb.AgentFrame(decline=pb.Decline(fence=b"f"))
+    frame.decline.retry_in.seconds = seconds
+    return frame
+
+
+def output(size_bytes: int) -> pb.AgentFrame:
+    return pb.AgentFrame(output=pb.Output(fence=b"f", chunk=bytes(size_bytes)))
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (output(MAX_OUTPUT_CHUNK_BYTES + 1), Reason.TOO_LARGE),
+        (decline(601), Reason.INVALID_ARGUMENT),
+        (decline(-1), Reason.INVALID_ARGUMENT),
+        (pb.AgentFrame(open=pb.Open()), Reason.PROTOCOL_VIOLATION),
+    ],
+    ids=["large output", "long pause", "negative pause", "second Open"],
+)
+def test_a_frame_beyond_the_contract_is_refused(frame: pb.AgentFrame, reason: Reason) -> None:
+    assert len(up([output(MAX_OUTPUT_CHUNK_BYTES), decline(600)])[0]) == 2
+    with pytest.raises(Refusal) as refused:
+        up([frame])
+    assert refused.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("opening", "reason"),
+    [
+        (pb.Open(protocol=2), Reason.PROTOCOL_VIOLATION),
+        (pb.Open(), Reason.PROTOCOL_VIOLATION),
+        (pb.Open(protocol=1, max_inbound_bytes=MIN_INBOUND_BYTES - 1), Reason.INVALID_ARGUMENT),
+    ],
+    ids=["later protocol", "no protocol", "small messages"],
+)
+def test_an_open_that_cannot_work_is_refused(opening: pb.Open, reason: Reason) -> None:
+    assert check_open(pb.Open(protocol=1, max_inbound_bytes=MIN_INBOUND_BYTES)) == []
+    with pytest.raises(Refusal) as refused:
+        check_open(opening)
+    assert refused.value.reason is reason
 
 
 def test_a_message_down_has_no_more_frames_than_one_up() -> None:
