@@ -408,6 +408,10 @@ class Mesh:
 
     def _end_silent(self, quiet: list[Session], total: int) -> None:
         """End those of the silent whose lease is over, of so many sessions."""
+        if self._scheduled:
+            # A beat that came in time may wait behind a commit. What waits may also end sessions.
+            self._turn()
+            quiet = [session for session in quiet if session.agent.session is session]
         now = self._now()
         brake_mono = self.fleet.brake_until_mono
         expired = self.fleet.expired(quiet, total, now.mono)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
-from meshd.domain.commands import Cancel, Deregister, OpenStream, Submit
+from meshd.domain.commands import Cancel, Deregister, Frames, OpenStream, Submit
 from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Assign, Feature, Opened
+from meshd.domain.frames import Assign, Beat, Feature, Opened
 from meshd.domain.limits import SessionRules
 from meshd.domain.machine import handle
 from meshd.domain.state import Namespace
@@ -155,6 +155,29 @@ async def test_a_sweep_suspects_a_session_whose_beat_is_late(mesh: Mesh) -> None
     mesh._sweep.stop()
     mesh._sweep.begin()
     assert (late.agent.health, punctual.agent.health) == (Health.SUSPECT, Health.HEALTHY)
+
+
+async def test_a_beat_that_waits_for_its_turn_keeps_its_lease(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames wait for a commit that is being written for longer than what is left of a lease."""
+    monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 1_000.0)
+    mesh._sweep.stop()
+    ns = mesh.namespaces["default"]
+    session, stream, leaving = silent_session(mesh, "a1"), AgentStream(ns), silent_session(mesh, "a2")
+    session.stream, session.broken_mono, session.told = stream, 0.0, session.lease
+    session.last_seen_mono = mesh._clock().mono - 1_000.0
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+    asked = asyncio.ensure_future(mesh.ask(ns, partial(submission, "first")))
+    assert await asyncio.to_thread(held.begun.wait, 30)
+    mesh.post(ns, Frames(session, stream, [Beat(1)]))
+    mesh.post(ns, Deregister(None, "a2", "a2"))
+    mesh._sweep.begin()
+    held.go.set()
+    await asked
+    assert set(ns.sessions) == {"s1", "a1"}
+    assert (session.agent.health, leaving.agent.health) == (Health.HEALTHY, Health.DECLARED)
 
 
 class HeldStore:
