@@ -701,20 +701,22 @@ class Fail(message.Message):
     message: builtins.str
     """Message for people, at most 4 KiB."""
     retryable: builtins.bool
-    """False when trying again is pointless."""
+    """False when trying again is pointless: the task ends with this attempt. Absent means true."""
     def __init__(
         self,
         *,
         fence: builtins.bytes = ...,
         type: builtins.str = ...,
         message: builtins.str = ...,
-        retryable: builtins.bool = ...,
+        retryable: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_retryable", b"_retryable", "retryable", b"retryable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["fence", b"fence", "message", b"message", "retryable", b"retryable", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_retryable", b"_retryable", "fence", b"fence", "message", b"message", "retryable", b"retryable", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retryable: _TypeAlias = typing.Literal["retryable"]  # noqa: Y015
+    _WhichOneofArgType__retryable: _TypeAlias = typing.Literal["_retryable", b"_retryable"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retryable) -> _WhichOneofReturnType__retryable | None: ...
 
 @typing.final
 class Stopped(message.Message):

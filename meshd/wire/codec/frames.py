@@ -40,6 +40,12 @@ def _done(frame: pb.Done) -> f.Done:
     return f.Done(frame.fence, encoded(frame.output, "done.output", "result"))
 
 
+def _fail(frame: pb.Fail) -> f.Fail:
+    # Absent is the safe one: an agent that says nothing of trying again must not end the task.
+    retryable = frame.retryable or not frame.HasField("retryable")
+    return f.Fail(frame.fence, shortened(frame.type, 128), shortened(frame.message, 4096), retryable)
+
+
 def _output(frame: pb.Output) -> f.Output:
     if len(frame.chunk) > MAX_OUTPUT_CHUNK_BYTES:
         raise Refusal(
@@ -68,7 +74,7 @@ _UP: dict[str, Callable[[Any], f.UpFrame]] = {
     "progress": _progress,
     "output": _output,
     "done": _done,
-    "fail": lambda m: f.Fail(m.fence, shortened(m.type, 128), shortened(m.message, 4096), m.retryable),
+    "fail": _fail,
     "stopped": lambda m: f.Stopped(m.fence),
     "bye": lambda m: f.Bye(shortened(m.reason, 256)),
 }

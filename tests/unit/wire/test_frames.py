@@ -1,4 +1,4 @@
-"""Messages of a stream: what is refused of those up, and that those down are cut below both limits."""
+"""Messages of a stream: what those up mean and which are refused, and that those down are cut below both limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from agentmesh.v1 import session_pb2 as pb
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Ack, Assign
+from meshd.domain.frames import Ack, Assign, Fail
 from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, MAX_OUTPUT_CHUNK_BYTES
 from meshd.wire.codec.frames import FRAME_OVERHEAD_BYTES, MIN_INBOUND_BYTES, check_open, cut, up
 
@@ -64,3 +64,10 @@ def test_bytes_come_before_count() -> None:
     assign = Assign(b"f", 1, 1, "t", "work", 1, 1_000, 0, "", "")
     batches = list(cut([assign] * 5, 2 * (FRAME_OVERHEAD_BYTES + 1_000)))
     assert [len(batch) for batch in batches] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("said", "meant"), [(None, True), (True, True), (False, False)])
+def test_a_failure_that_says_nothing_of_trying_again_is_tried_again(said: bool | None, meant: bool) -> None:
+    sent = pb.AgentFrame(fail=pb.Fail(fence=b"f", type="E", message="m", retryable=said))
+    received = pb.AgentFrame.FromString(sent.SerializeToString())
+    assert up([received]) == ([Fail(b"f", "E", "m", meant)], "")

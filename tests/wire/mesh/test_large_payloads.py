@@ -119,7 +119,8 @@ async def test_a_result_that_does_not_fit_ends_the_stream_and_a_failure_is_taken
         await agent.expect("ack")
     assert reason_of(ended.value) in ("TOO_LARGE", "INVALID_ARGUMENT")
     await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RESULT_PENDING))
-    await agent.send(fail=session_pb2.Fail(fence=fence, type="InvalidResult", message="too large"))
+    failure = session_pb2.Fail(fence=fence, type="InvalidResult", message="too large", retryable=False)
+    await agent.send(fail=failure)
     await agent.expect("ack")
     assert (await mesh.wait("t1")).failure.type == "InvalidResult"
 
