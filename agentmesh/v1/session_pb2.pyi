@@ -176,7 +176,9 @@ class HeldAttempt(message.Message):
 
 @typing.final
 class AgentFrame(message.Message):
-    """A batch item from agent to mesh."""
+    """A batch item from agent to mesh.
+    Free for later versions: 20 to 29, for usage, checkpoints and questions. A `reserved` could not be taken back.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -266,7 +268,9 @@ class AgentFrame(message.Message):
 
 @typing.final
 class MeshFrame(message.Message):
-    """A batch item from mesh to agent."""
+    """A batch item from mesh to agent.
+    Free for later versions: 20 to 29, for answers and further frames. A `reserved` could not be taken back.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
