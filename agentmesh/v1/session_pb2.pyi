@@ -297,11 +297,11 @@ class MeshFrame(message.Message):
 
     @builtins.property
     def revoke(self) -> Revoke:
-        """An attempt is no longer this agent's; its reports are refused."""
+        """An attempt is no longer this agent's."""
 
     @builtins.property
     def ack(self) -> Ack:
-        """A report is durable."""
+        """A report is dealt with."""
 
     @builtins.property
     def lease_ack(self) -> LeaseAck:
@@ -378,7 +378,9 @@ class Open(message.Message):
 
     @builtins.property
     def held(self) -> containers.RepeatedCompositeFieldContainer[HeldAttempt]:
-        """Attempts it holds, at most 10,000. A stream that takes no work sends none."""
+        """Attempts it holds, at most 10,000. One that was taken away is not held; named as running or stopping while its handler
+        runs, it is dropped again and its slot may stay taken. A stream that takes no work sends none.
+        """
 
     def __init__(
         self,
@@ -425,7 +427,7 @@ class Opened(message.Message):
 
     @builtins.property
     def drop(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """Fences of held attempts that are no longer the agent's; stop them, their reports are refused."""
+        """Fences of held attempts that are no longer the agent's; each as if by Revoke."""
 
     @builtins.property
     def limits(self) -> SessionLimits:
@@ -664,7 +666,7 @@ class Output(message.Message):
 
 @typing.final
 class Done(message.Message):
-    """The attempt succeeded. Kept by the agent until acknowledged."""
+    """The attempt succeeded. Kept by the agent until acknowledged, or until the attempt is taken away."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -690,7 +692,7 @@ class Done(message.Message):
 
 @typing.final
 class Fail(message.Message):
-    """The attempt failed. Kept by the agent until acknowledged."""
+    """The attempt failed. Kept by the agent until acknowledged, or until the attempt is taken away."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -724,7 +726,9 @@ class Fail(message.Message):
 
 @typing.final
 class Stopped(message.Message):
-    """The attempt was stopped as told. Kept by the agent until acknowledged."""
+    """The attempt was stopped as told. Kept by the agent until acknowledged, or until the attempt is taken away. Of an attempt
+    that was taken away it says that its handler has ended: then it is sent once and not kept.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -870,8 +874,10 @@ class Cancel(message.Message):
 
 @typing.final
 class Revoke(message.Message):
-    """The attempt is no longer this agent's: its result counts no more. Say Stopped once when its handler has ended: until
-    then, or until a stream opens that does not name the attempt as running, its slot may stay taken.
+    """The attempt is no longer this agent's: no report that comes now counts. One that came before may have counted, if its Ack
+    was lost: GetTask tells. Stop the handler, if one runs, and say Stopped once when it has ended: until then, or until a
+    stream opens that does not name the attempt as running or stopping, its slot may stay taken. Ack or Revoke answers that
+    Stopped; neither is to be answered again. A Revoke about nothing the agent runs needs no answer.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -892,7 +898,10 @@ class Revoke(message.Message):
 
 @typing.final
 class Ack(message.Message):
-    """A Done, Fail or Stopped is durable, or was already; the agent may forget the attempt."""
+    """Answers Done, Fail and Stopped: the agent may forget the attempt. Unless Revoke or drop came before it, the report is
+    durable: Done ended the task with its result, Fail and Stopped ended the attempt, as a stopped one if Cancel came before.
+    After Revoke or drop it says only that the slot is free: the report came too late and counts for nothing.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 

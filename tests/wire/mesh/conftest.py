@@ -157,17 +157,20 @@ class HandMadeAgent:
         """Send one frame."""
         await self.call.write(scheduler_service_pb2.WorkRequest(frames=[session_pb2.AgentFrame(**frame)]))
 
+    async def next(self) -> session_pb2.MeshFrame:
+        """Return the next frame."""
+        while not self.frames:
+            message = await self.call.read()
+            assert message is not grpc.aio.EOF, "the stream ended"
+            self.frames.extend(message.frames)
+        return self.frames.pop(0)
+
     async def expect(self, kind: str) -> session_pb2.MeshFrame:
         """Return the next frame of a kind; others that come first are dropped."""
         async with asyncio.timeout(10):
-            while True:
-                while self.frames:
-                    frame = self.frames.pop(0)
-                    if frame.WhichOneof("frame") == kind:
-                        return frame
-                message = await self.call.read()
-                assert message is not grpc.aio.EOF, f"the stream ended before {kind}"
-                self.frames.extend(message.frames)
+            while (frame := await self.next()).WhichOneof("frame") != kind:
+                pass
+            return frame
 
 
 @asynccontextmanager

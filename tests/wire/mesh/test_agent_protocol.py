@@ -115,6 +115,57 @@ async def test_what_is_not_named_is_assigned_again_with_its_fence(mesh: RunningM
     assert (await agent.expect("assign")).assign.fence == fence
 
 
+async def test_a_result_whose_ack_was_lost_is_dropped_and_revoked_though_it_counts(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("deprived")
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    done = session_pb2.Done(fence=fence, output=payload_pb2.Payload(inline=b"out"))
+    await agent.send(done=done)
+    await mesh.wait("t1")
+    opened = await agent.open(
+        session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RESULT_PENDING)
+    )
+    assert list(opened.drop) == [fence]
+    await agent.send(done=done)
+    assert (await agent.expect("revoke")).revoke.fence == fence
+    task = await mesh.wait("t1")
+    assert (task.state, task.output.inline) == (task_pb2.TASK_STATE_SUCCEEDED, b"out")
+
+
+async def test_a_result_after_revoke_is_acknowledged_once_and_counts_for_nothing(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("late", slots=1)
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id="t1")
+    request.grace.FromMilliseconds(1)
+    await mesh.operator.scheduler.CancelTask(request)
+    await agent.expect("revoke")
+    await agent.send(done=session_pb2.Done(fence=fence, output=payload_pb2.Payload(inline=b"out")))
+    assert (await agent.expect("ack")).ack.fence == fence
+    assert (await mesh.wait("t1")).state == task_pb2.TASK_STATE_CANCELLED
+    await mesh.submit("t2")
+    await agent.expect("assign")
+    await agent.send(stopped=session_pb2.Stopped(fence=fence))
+    assert (await agent.expect("revoke")).revoke.fence == fence
+
+
+async def test_what_was_taken_away_keeps_its_slot_while_it_is_named_as_running(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("busy", (), slots=1)
+    await mesh.submit("t1")
+    fence = (await agent.expect("assign")).assign.fence
+    request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id="t1")
+    request.grace.FromMilliseconds(1)
+    await mesh.operator.scheduler.CancelTask(request)
+    await agent.expect("revoke")
+    opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RUNNING))
+    assert list(opened.drop) == [fence]
+    await mesh.submit("t2")
+    await agent.send(stopped=session_pb2.Stopped(fence=fence))
+    # In this order: nothing was assigned before the handler had ended.
+    assert (await agent.next()).ack.fence == fence
+    assert (await agent.next()).assign.task_id == "t2"
+
+
 async def test_a_new_session_has_nothing_of_the_old_one(mesh: RunningMesh) -> None:
     agent = await mesh.agent("reborn")
     await mesh.submit("t1")
