@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         Unreachable,
         WaitTimeout,
     )
-    from agentmesh.handlers import Fail, NonRetryable, TaskCancelled, TaskContext
+    from agentmesh.handlers import TaskContext
     from agentmesh.payloads import Payload, decode_payload, encode_payload
+    from agentmesh.reports import Fail, NonRetryable, TaskCancelled
     from agentmesh.task_specs import task_spec
 
 _HOMES = {
@@ -68,13 +69,13 @@ _HOMES = {
     "TooLarge": "errors",
     "Unreachable": "errors",
     "WaitTimeout": "errors",
-    "Fail": "handlers",
-    "NonRetryable": "handlers",
-    "TaskCancelled": "handlers",
     "TaskContext": "handlers",
     "Payload": "payloads",
     "decode_payload": "payloads",
     "encode_payload": "payloads",
+    "Fail": "reports",
+    "NonRetryable": "reports",
+    "TaskCancelled": "reports",
     "task_spec": "task_specs",
 }
 

@@ -1,13 +1,8 @@
-"""Running handlers: what a handler sees of its task, and how its end becomes a report.
-
-    returns a value          Done; None gives an empty result
-    raises NonRetryable      Fail, trying again is pointless
-    raises Fail              Fail as it says
-    raises anything else     Fail, to be tried again
-    ends after a cancel      Stopped, if it raised or returned None; a value it returned still counts
+"""Running handlers: what a handler sees of its task, and where it runs.
 
 Rule: handlers never run on the gRPC thread. Async ones run as tasks of the user's loop, sync ones in daemon threads,
-so that one which never ends cannot keep the process alive. Failures carry type and message, never a payload.
+so that one which never ends cannot keep the process alive. However a handler ends, its report goes out and its slot is
+free: `reports.py` says what the report is.
 """
 
 from __future__ import annotations
@@ -24,39 +19,15 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from agentmesh import tracing
-from agentmesh.errors import InvalidRequest, TooLarge
-from agentmesh.payloads import PayloadLike, encode_payload
+from agentmesh.errors import InvalidRequest
+from agentmesh.reports import NonRetryable, Result, TaskCancelled, cut_text, report_of
 from agentmesh.session import Attempt
-from agentmesh.v1 import session_pb2
-from agentmesh.v1.session_pb2 import AgentFrame, CancelReason, Done, Stopped
+from agentmesh.v1.session_pb2 import AgentFrame, CancelReason
 
 logger = logging.getLogger("agentmesh")
 
 MAX_OUTPUT_CHUNK_BYTES = 64 * 1024
-_MAX_TYPE_BYTES = 128
-_MAX_MESSAGE_BYTES = 4 * 1024
 _MAX_PROGRESS_BYTES = 1024
-
-
-class Fail(Exception):
-    """Raised by a handler to fail its attempt with a class and a message of its own choice."""
-
-    def __init__(self, type: str, message: str, *, retryable: bool = True) -> None:
-        super().__init__(message)
-        self.type = type
-        self.message = message
-        self.retryable = retryable
-
-
-class NonRetryable(Fail):
-    """Raised by a handler when trying again is pointless."""
-
-    def __init__(self, message: str, *, type: str = "NonRetryable") -> None:
-        super().__init__(type, message, retryable=False)
-
-
-class TaskCancelled(Exception):
-    """Raised by `TaskContext.raise_if_cancelled` once the mesh has asked to stop."""
 
 
 class Uplink:
@@ -192,7 +163,7 @@ class TaskContext:
         """Tells how far the attempt is: 0 to 1, and words for people. Only the newest report is sure to be seen."""
         if fraction is not None and not 0.0 <= fraction <= 1.0:
             raise InvalidRequest(f"progress {fraction} is not between 0 and 1")
-        self._uplink.post((self._attempt, Progressed(fraction, _cut(message, _MAX_PROGRESS_BYTES))))
+        self._uplink.post((self._attempt, Progressed(fraction, cut_text(message, _MAX_PROGRESS_BYTES))))
 
     def output(self, chunk: bytes | str) -> None:
         """Passes a piece of output to those who watch the task. Not kept: the result is what the handler returns."""
@@ -205,7 +176,6 @@ class TaskContext:
         self._cancelled = True
 
 
-Result: TypeAlias = PayloadLike
 SyncHandler: TypeAlias = Callable[[TaskContext], Result]
 AsyncHandler: TypeAlias = Callable[[TaskContext], Coroutine[Any, Any, Result]]
 Handler: TypeAlias = SyncHandler | AsyncHandler
@@ -272,29 +242,34 @@ class HandlerRunner:
             return await handler(context)
 
     def _async_ended(self, context: TaskContext, attempt: Attempt, task: asyncio.Task[Result]) -> None:
-        del self._running[attempt]
         if task.cancelled():
-            report = report_of_error(context, attempt, asyncio.CancelledError("the handler cancelled itself"))
+            self._ended(context, attempt, error=asyncio.CancelledError("the handler cancelled itself"))
         elif (error := task.exception()) is not None:
-            report = report_of_error(context, attempt, error)
+            self._ended(context, attempt, error=error)
         else:
-            report = report_of_result(context, attempt, task.result())
-        self._report(attempt, report)
+            self._ended(context, attempt, task.result())
 
     def _run_sync(self, handler: SyncHandler, context: TaskContext, attempt: Attempt) -> None:
         try:
             context.raise_if_cancelled()
             with tracing.handling(attempt.assign, self._namespace, self._agent_id):
                 result = handler(context)
-            report = report_of_result(context, attempt, result)
         except BaseException as error:  # noqa: BLE001 - whatever ends a handler ends its attempt
-            report = report_of_error(context, attempt, error)
-        self._running.pop(attempt, None)
-        self._report(attempt, report)
+            self._ended(context, attempt, error=error)
+        else:
+            self._ended(context, attempt, result)
 
-    def _report(self, attempt: Attempt, report: AgentFrame) -> None:
-        self._note(report.WhichOneof("frame") or "", attempt)
+    def _ended(
+        self,
+        context: TaskContext,
+        attempt: Attempt,
+        result: Result = None,
+        error: BaseException | None = None,
+    ) -> None:
+        self._running.pop(attempt, None)
+        report = report_of(attempt.fence, result, error, was_cancelled=context.cancelled)
         self._uplink.post((attempt, report))
+        self._note(report.WhichOneof("frame") or "", attempt)
 
     def _note(self, what: str, attempt: Attempt) -> None:
         """Logs under the ids by which meshd's log knows the attempt."""
@@ -312,43 +287,6 @@ class HandlerRunner:
                     "agent_id": self._agent_id,
                 },
             )
-
-
-def report_of_result(context: TaskContext, attempt: Attempt, result: Result) -> AgentFrame:
-    """The frame for a handler that returned."""
-    if result is None and context.cancelled:
-        return AgentFrame(stopped=Stopped(fence=attempt.fence))
-    try:
-        return AgentFrame(done=Done(fence=attempt.fence, output=encode_payload(result)))
-    except (TooLarge, InvalidRequest) as error:  # the same result would come again
-        return _fail_frame(attempt, "InvalidResult", error.message, retryable=False)
-
-
-def report_of_error(context: TaskContext, attempt: Attempt, error: BaseException) -> AgentFrame:
-    """The frame for a handler that raised."""
-    if context.cancelled:
-        return AgentFrame(stopped=Stopped(fence=attempt.fence))
-    if isinstance(error, Fail):
-        return _fail_frame(attempt, error.type, error.message, retryable=error.retryable)
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not keep the report from going out
-        message = ""
-    return _fail_frame(attempt, type(error).__name__, message, retryable=True)
-
-
-def _fail_frame(attempt: Attempt, kind: str, message: str, *, retryable: bool) -> AgentFrame:
-    failure = session_pb2.Fail(
-        fence=attempt.fence,
-        type=_cut(kind, _MAX_TYPE_BYTES),
-        message=_cut(message, _MAX_MESSAGE_BYTES),
-        retryable=retryable,
-    )
-    return AgentFrame(fail=failure)
-
-
-def _cut(text: str, limit_bytes: int) -> str:
-    return text.encode(errors="replace")[:limit_bytes].decode(errors="ignore")
 
 
 class _DaemonThreads:

@@ -41,12 +41,16 @@ def encode_payload(value: PayloadLike, *, max_bytes: int = MAX_INLINE_BYTES) -> 
     elif isinstance(value, (bytes, bytearray, memoryview)):
         payload = Payload(inline=bytes(value), media_type=BYTES)
     elif isinstance(value, str):
-        payload = Payload(inline=value.encode(), media_type=TEXT)
+        try:
+            payload = Payload(inline=value.encode(), media_type=TEXT)
+        except UnicodeEncodeError:
+            # Its text quotes the value, and so would a chain of causes.
+            raise InvalidRequest("a str with lone surrogates is not UTF-8: pass bytes") from None
     else:
         try:
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             payload = Payload(inline=text.encode(), media_type=JSON)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             # Its text may quote the value, which stays here.
             raise InvalidRequest(
                 f"a {type(value).__name__} does not fit into JSON: pass bytes, str or JSON values"

@@ -59,11 +59,23 @@ def test_fields_of_later_versions_count_as_well() -> None:
         encode_payload(Payload.FromString(later))
 
 
-@pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan")], ids=["object", "inner", "nan"])
-def test_what_json_cannot_hold_is_refused_without_showing_it(value: PayloadLike) -> None:
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {"a": object()}, float("nan"), nested(100_000), ["secret\udcff"], "secret\udcff"],
+    ids=["object", "inner", "nan", "deep", "inner-surrogate", "surrogate"],
+)
+def test_what_json_or_utf_8_cannot_hold_is_refused_without_showing_it(value: PayloadLike) -> None:
     with pytest.raises(InvalidRequest) as refused:
         encode_payload(value)
     assert "object at" not in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
 def test_words_become_numbers() -> None:
