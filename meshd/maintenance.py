@@ -19,7 +19,7 @@ from meshd.ports.store import Predecessor, StorageError
 from meshd.store.backup import Contents, back_up, copy_backup, examine, read_predecessor
 from meshd.store.lock import DirectoryLock
 from meshd.store.opening import DATABASE
-from meshd.store.replacing import put_in_place, staging
+from meshd.store.replacing import make_whole, put_in_place, staging
 from meshd.store.sqlite import SqliteStore
 
 CLOCK_SKEW_MS: Final = 30_000
@@ -63,6 +63,8 @@ def _restore(directory: Path, file: Path, contents: Contents, *, replace: bool) 
             predecessor = read_predecessor(database)
         except StorageError as error:
             lines.append(f"what was revoked since the backup is not known: {error}")
+        else:
+            make_whole(database)
     else:
         lines.append("what was revoked since the backup is not known here: revoke it again")
     now_ms = time.time_ns() // 1_000_000

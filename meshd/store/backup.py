@@ -84,7 +84,7 @@ def copy_backup(file: Path, database: Path) -> bytes:
 
 
 def read_predecessor(database: Path) -> Predecessor:
-    """Return what the database that a backup replaces still tells; its log is folded into it. Raises StorageError.
+    """Return what the database that a backup replaces still tells. Raises StorageError.
 
     It may be of any revision in which these tables are as they are now. No meshd may run on it.
     """

@@ -90,6 +90,15 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def fold_log(connection: sqlite3.Connection) -> bool:
+    """Fold the log into the database, as commits and closes do too; but those tell nobody when that fails.
+
+    False: somebody reads an older state, which keeps a part in the log. Raises sqlite3.Error.
+    """
+    busy, logged, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return not busy and logged == folded
+
+
 def damaged(path: Path, error: Exception) -> StorageError:
     """Return the error for a database whose content makes no sense."""
     return StorageError(

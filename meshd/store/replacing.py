@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from meshd.ports.store import StorageError
 from meshd.store.copying import sync_directory
-from meshd.store.opening import DATABASE, explained
+from meshd.store.opening import DATABASE, explained, fold_log
 
 STAGING = "restoring"
 
@@ -31,17 +33,28 @@ def staging(directory: Path) -> Iterator[Path]:
         shutil.rmtree(prepared, ignore_errors=True)
 
 
+def make_whole(database: Path) -> None:
+    """See that a database that nobody writes to lacks nothing without its log. Raises StorageError."""
+    with explained(database), closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        if not fold_log(connection):
+            raise StorageError(
+                f"another program reads {database}, so that its log is needed; end that program, then restore again"
+            )
+
+
 def put_in_place(prepared: Path, directory: Path) -> Path | None:
     """Make the closed database of ``prepared`` the one of ``directory``; returns where the old one is kept.
 
-    Raises StorageError.
+    The old one must be whole, or unreadable. Raises StorageError.
     """
     database, new = directory / DATABASE, prepared / DATABASE
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = directory / f"{database.stem}-before-restore-{stamp}.db"
+    make_whole(new)
     with explained(database):
         _sync(new)
-        # A log is left only by a database that is gone or could not be opened. SQLite would play it into the new one.
+        # SQLite would play an old log into the new database. Nothing is lost when all ends between the two renames: the
+        # old database does not need it, or is gone or cannot be read anyway.
         for suffix in ("-wal", "-shm"):
             log = directory / (DATABASE + suffix)
             if log.exists():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from meshd.ports.store import AuditFilter, Restored
 from meshd.store import migrate
 from meshd.store.backup import examine
 from meshd.store.sqlite import SqliteStore
-from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, commit
+from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
 NOW_MS = time.time_ns() // 1_000_000
 HELD: dict[str, Any] = {"agent_id": "a", "session_id": "s", "attempt": 2, "losses": 1}
@@ -274,6 +276,51 @@ def test_a_stray_log_is_not_played_into_the_restored_database(places: Places) ->
     places.restore(replace=False)
     with places.open() as (_, restored):
         assert restored.token_watermark_ms
+
+
+@contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """Within, no file can be written beyond a size: a longer database cannot be, a shorter log can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_cannot_be_folded_into_the_prepared_database_restores_nothing(places: Places) -> None:
+    with places.open() as (store, _):
+        commit(store, audit=audit_records("default", 1_000, object="o" * 300))
+    places.backup()
+    gone = [RevocationRecord(f"{n:0300}", "default", 1, FAR_MS) for n in range(100)]
+    with places.open() as (store, _):
+        commit(store, revocations=gone)
+    with (
+        files_up_to(places.file.stat().st_size),
+        pytest.raises(StartError, match=r"restoring/mesh\.db cannot be"),
+    ):
+        places.restore()
+    assert {each.name for each in places.data.iterdir()} == {"lock", "mesh.db", "reserve"}
+    places.restore()
+    with places.open() as (_, restored):
+        assert len(restored.revocations) == 100
+
+
+def test_nothing_is_restored_over_a_database_that_needs_its_log(places: Places) -> None:
+    with places.open():
+        places.backup()
+    with closing(sqlite3.connect(f"{(places.data / 'mesh.db').as_uri()}?mode=ro", uri=True)) as reader:
+        with places.open() as (store, _):
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM tasks").fetchone()
+            commit(store, a_task(1))
+        log_bytes = (places.data / "mesh.db-wal").stat().st_size
+        with pytest.raises(StartError, match="another program reads"):
+            places.restore()
+        assert (places.data / "mesh.db-wal").stat().st_size == log_bytes
+        reader.execute("COMMIT")
+        places.restore()
 
 
 def test_a_clock_far_behind_the_mesh_restores_nothing(places: Places) -> None:
