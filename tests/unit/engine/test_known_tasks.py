@@ -1,7 +1,8 @@
-"""Which submitted ids cost a look into the store."""
+"""Which submitted ids cost a look into the store, and that no caller's look costs another one his answer."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from meshd.domain.values import TaskState
 from meshd.engine import known_tasks as module
 from meshd.engine.commits import Commits
 from meshd.engine.known_tasks import PIECE, KnownTasks
-from meshd.ports.store import Store, StoredDigest
+from meshd.ports.store import StorageError, Store, StoredDigest
 
 pytestmark = pytest.mark.anyio
 
@@ -81,3 +82,43 @@ async def test_of_too_many_ids_each_is_looked_up(monkeypatch: pytest.MonkeyPatch
     await known.find("default", ["second"])
     assert store.asked == ["second"]
     assert known._taken is None
+
+
+class HeldCommits:
+    """Reads once it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def read(self, read: Callable[..., Any], *args: Any) -> Any:
+        await self.go.wait()
+        return read(*args)
+
+
+async def test_who_gives_up_while_ids_are_looked_up_costs_the_others_nothing() -> None:
+    commits = HeldCommits()
+    known = KnownTasks(cast("Store", FakeStore(["a", "b"])), cast("Commits", commits))
+    leaving, staying = [asyncio.ensure_future(known.find("default", [each])) for each in ("a", "b")]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    leaving.cancel()
+    commits.go.set()
+    async with asyncio.timeout(10):
+        assert (await staying)["b"] == KnownTask(7, b"digest")
+        assert await known.find("default", ["a"]) == {"a": KnownTask(7, b"digest")}
+
+
+async def test_an_error_is_told_to_all_who_asked_and_to_nobody_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore(["a"])
+    known = known_tasks(store)
+
+    def broken(namespace: str, task_ids: list[str]) -> list[StoredDigest]:
+        raise StorageError("no disk")
+
+    async with asyncio.timeout(10):
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "find_digests", broken)
+            asked = [known.find("default", [each]) for each in ("a", "b")]
+            for outcome in await asyncio.gather(*asked, return_exceptions=True):
+                assert isinstance(outcome, StorageError)
+        assert await known.find("default", ["a"]) == {"a": KnownTask(7, b"digest")}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import grpc
 import pytest
 
-from agentmesh import AccessDenied, Mesh, SyncMesh
+from agentmesh import AccessDenied, Mesh, SyncMesh, watching
 from agentmesh.conditions import label_condition
 from agentmesh.v1.agent_pb2 import Health
 from agentmesh.v1.registry_service_pb2 import WatchAgentsResponse
-from agentmesh.v1.scheduler_service_pb2 import TaskChange, WatchTasksResponse
+from agentmesh.v1.scheduler_service_pb2 import TaskChange, WatchTaskResponse, WatchTasksResponse
+from agentmesh.v1.task_pb2 import Task
 from agentmesh.v1.watch_pb2 import ResetReason, WatchPosition
 from tests.wire.sdk.fake_mesh import FakeMesh
 
@@ -95,3 +98,39 @@ def test_the_blocking_client_watches_too(mesh: FakeMesh) -> None:
         updates = client.watch_tasks()
         assert [next(updates).position.revision for _ in range(2)] == [1, 2]
         updates.close()  # type: ignore[attr-defined]  # a generator, which the interface does not promise
+
+
+@pytest.fixture
+def ended(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """A mesh with something to watch; is released whenever a stream is ended here."""
+    mesh.answer["WatchTask"] = lambda _request: [WatchTaskResponse(task=Task(generation=1))]
+    mesh.answer["WatchTasks"] = lambda _request: [update(1)]
+    mesh.answer["WatchAgents"] = lambda _request: [WatchAgentsResponse()]
+    count, cancel = threading.Semaphore(0), watching._Stream.cancel
+
+    def noted(stream: watching._Stream[Any]) -> None:
+        cancel(stream)
+        count.release()
+
+    monkeypatch.setattr(watching._Stream, "cancel", noted)
+    return count
+
+
+async def test_who_stops_watching_gives_the_place_on_the_connection_back(
+    mesh: FakeMesh, ended: threading.Semaphore
+) -> None:
+    async with Mesh(mesh.address) as client:
+        watches: tuple[Any, ...] = (client.watch("t"), client.watch_tasks(), client.watch_agents())
+        for watch in watches:
+            await anext(watch)
+            await watch.aclose()
+            assert await asyncio.to_thread(ended.acquire, timeout=10)
+
+
+def test_so_does_the_blocking_client(mesh: FakeMesh, ended: threading.Semaphore) -> None:
+    with SyncMesh(mesh.address) as client:
+        watches: tuple[Any, ...] = (client.watch("t"), client.watch_tasks(), client.watch_agents())
+        for watch in watches:
+            next(watch)
+            watch.close()
+            assert ended.acquire(timeout=10)
