@@ -1,8 +1,8 @@
 """Commits: closes batches, has the store write them, and lets out what waited for them.
 
-Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failed write
-nothing is let out any more and ``on_failure`` ends the process: memory and disk never disagree. Who comes after the end
-is refused.
+Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failure nothing is
+written or let out any more, everybody who waits is told, and ``on_failure`` ends the process: memory and disk never
+disagree. Who comes after the end is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -126,9 +126,7 @@ class Commits:
 
     async def settled(self) -> None:
         """Return when everything computed so far is durable. Raises Refusal when the storage failed or is closed."""
-        if self.failed:
-            raise storage_failed()
-        self._refuse_if_closed()
+        self._refuse_if_over()
         self.flush()
         if self._barrier.pending:
             done: asyncio.Future[None] = self._loop.create_future()
@@ -136,16 +134,17 @@ class Commits:
             await done
 
     async def read(self, read: Callable[..., T], *args: Any) -> T:
-        """Run a read of the store on a reader thread. Raises Refusal when that is closed."""
-        self._refuse_if_closed()
+        """Run a read of the store on a reader thread. Raises Refusal when that failed or is closed."""
+        self._refuse_if_over()
         return await self._loop.run_in_executor(self._readers, read, *args)
 
     async def read_list(self, read: Callable[[C, Stop], T], condition: C) -> T:
         """Run a list of the store, which may look at all there is, on a thread that no other read waits for.
 
-        It ends its page when its time is over, and when its caller has gone. Raises Refusal when the store is closed.
+        It ends its page when its time is over, and when its caller has gone. Raises Refusal when the store failed or is
+        closed.
         """
-        self._refuse_if_closed()
+        self._refuse_if_over()
         gone = threading.Event()
 
         def listed() -> T:
@@ -173,7 +172,16 @@ class Commits:
         await asyncio.to_thread(self._readers.shutdown)
         await asyncio.to_thread(self._lister.shutdown)
 
-    def _refuse_if_closed(self) -> None:
+    def fail(self, error: StorageError) -> None:
+        """Write and let out nothing any more, tell who waits for what collects, and have the daemon end."""
+        first, self.failed = not self.failed, True
+        refuse_waiting(ticket for ticket, _ in self.effects.replies)
+        if first:
+            self._on_failure(error)
+
+    def _refuse_if_over(self) -> None:
+        if self.failed:
+            raise storage_failed()
         if self._closed:
             raise shutting_down()
 
@@ -212,7 +220,8 @@ class Commits:
 
     def _committed(self, batch_no: int, effects: Effects, done: asyncio.Future[float]) -> None:
         error = done.exception()
-        if error is not None:
+        if error is not None or self.failed:
+            # When memory came into doubt meanwhile, what was computed from it stays in too.
             self._fail(effects, error)
             return
         writes = effects.writes
@@ -233,13 +242,17 @@ class Commits:
             return False
         return True
 
-    def _fail(self, effects: Effects, error: BaseException) -> None:
-        self.failed = True
-        for ticket, _ in effects.replies + self.effects.replies:
-            if isinstance(ticket, asyncio.Future) and not ticket.done():
-                ticket.set_exception(storage_failed())
-        wrapped = error if isinstance(error, StorageError) else StorageError(f"the commit failed: {error!r}")
-        self._on_failure(wrapped)
+    def _fail(self, effects: Effects, error: BaseException | None) -> None:
+        """Fail with a batch that is not let out."""
+        refuse_waiting(ticket for ticket, _ in effects.replies)
+        self.fail(error if isinstance(error, StorageError) else StorageError(f"the commit failed: {error!r}"))
+
+
+def refuse_waiting(tickets: Iterable[object]) -> None:
+    """Tell those of the tickets who wait that the storage failed."""
+    for ticket in tickets:
+        if isinstance(ticket, asyncio.Future) and not ticket.done():
+            ticket.set_exception(storage_failed())
 
 
 def shutting_down() -> Refusal:

@@ -38,7 +38,7 @@ from meshd.domain.values import (
 from meshd.engine import stages, sweep
 from meshd.engine.audit import AuditLog
 from meshd.engine.byte_cache import ByteCache
-from meshd.engine.commits import Commits, shutting_down
+from meshd.engine.commits import Commits, refuse_waiting, shutting_down, storage_failed
 from meshd.engine.feeds import Encoding, Position, Watch
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
@@ -93,7 +93,6 @@ class Mesh:
         self.fleet = Fleet(rules)
         self._keys = Counter(restored.next_key)
         self.namespaces = build(restored, rules, self.fleet, self._keys, self.rng, self._clock())
-        self._on_failure = on_failure
         self._step_listeners = step_listeners
         self._steps: list[TaskStep] = []
         """Of the batch that is being written; told once it is durable."""
@@ -142,6 +141,8 @@ class Mesh:
         entry: Entry | None = None,
     ) -> Any:
         """Post a command made with a ticket and wait for its reply. A refusal in the reply is raised, or of what is late."""
+        if self.commits.failed:
+            raise storage_failed()
         if self.closing:
             raise shutting_down()
         ticket: asyncio.Future[Any] = self._loop.create_future()
@@ -286,8 +287,19 @@ class Mesh:
         if self.closing:
             # Nobody waits for what comes now: streams go on after the restart.
             return
-        now = self._now()
         inbox, self._inbox = self._inbox, {}
+        if not self.commits.failed:
+            self._handle(inbox)
+        if self.commits.failed:
+            refuse_waiting(getattr(command, "ticket", None) for batch in inbox.values() for command in batch)
+        self.turns += 1
+        if self._awaited_turn is not None:
+            self._awaited_turn.set_result(None)
+            self._awaited_turn = None
+
+    def _handle(self, inbox: dict[Namespace, list[c.Command]]) -> None:
+        """Handle what came, and what is due."""
+        now = self._now()
         entries, self._entries = self._entries, []
         due = [ns for ns in self.namespaces.values() if ns.must_dispatch or ns.next_due() <= now.mono]
         for ns in due:
@@ -299,10 +311,6 @@ class Mesh:
             self._record(namespace, entry)
         self.commits.flush()
         self._arm()
-        self.turns += 1
-        if self._awaited_turn is not None:
-            self._awaited_turn.set_result(None)
-            self._awaited_turn = None
 
     def _handled(self, ns: Namespace, step: Callable[[Effects], None]) -> bool:
         """Have the domain take a step; stop the daemon and return False when that breaks one of its rules."""
@@ -312,8 +320,7 @@ class Mesh:
         except Exception as error:
             # Memory may be half changed: only what is durable can be trusted, and a restart brings that back.
             log.exception("a step broke a rule of the domain; meshd stops", namespace=ns.name)
-            self.commits.failed = True
-            self._on_failure(StorageError(f"state in memory is in doubt after {error!r}; start meshd again"))
+            self.commits.fail(StorageError(f"state in memory is in doubt after {error!r}; start meshd again"))
             return False
         self._after_handling(ns, out)
         return True
@@ -411,6 +418,8 @@ class Mesh:
         if self._scheduled:
             # A beat that came in time may wait behind a commit. What waits may also end sessions.
             self._turn()
+            if self.commits.failed:
+                return
             quiet = [session for session in quiet if session.agent.session is session]
         now = self._now()
         brake_mono = self.fleet.brake_until_mono

@@ -179,7 +179,8 @@ async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written
     assert commits.uncommitted_age_s > 0
     store.go.set()
     async with asyncio.timeout(10):
-        for waiting in (in_it, after_it, change(commits), commits.settled()):
+        reads = commits.read(int), commits.read_list(lambda _, stop: stop(), None)
+        for waiting in (in_it, after_it, change(commits), commits.settled(), *reads):
             with pytest.raises(Refusal) as refused:
                 await waiting
             assert refused.value.reason is Reason.SHUTTING_DOWN
@@ -189,14 +190,32 @@ async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written
 
 
 async def test_what_collects_when_a_step_breaks_a_rule_is_never_written() -> None:
-    store = CountingStore()
-    commits = commits_over(store, 0.0)
-    commits.writes.signing_keys.append(SigningKeyRecord("key", b"", 0))
-    commits.flush()
-    commits.failed = True  # As the mesh says when memory may be half changed.
+    store, failures = CountingStore(), list[StorageError]()
+    commits = failing_commits(store, release, failures)
+    collecting = asyncio.ensure_future(change(commits))
     await asyncio.sleep(0)
+    for _ in range(2):
+        commits.fail(StorageError("a rule"))  # As the mesh says when memory may be half changed.
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal):
+            await collecting
     await commits.close()
-    assert store.commits == 0
+    assert (store.commits, len(failures)) == (0, 1)
+
+
+async def test_what_is_written_when_a_step_breaks_a_rule_is_not_let_out() -> None:
+    store, let_out = HeldStore(), list[Effects]()
+    store.commits = 1
+    commits = failing_commits(store, let_out.append, [])
+    in_it = asyncio.ensure_future(change(commits))
+    assert await asyncio.to_thread(store.begun.wait, 30)
+    commits.fail(StorageError("a rule"))
+    store.go.set()
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal):
+            await in_it
+    await commits.close()
+    assert not let_out
 
 
 async def test_payloads_count_until_they_are_durable() -> None:

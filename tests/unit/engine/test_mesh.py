@@ -102,6 +102,39 @@ async def test_a_sweep_that_breaks_a_rule_stops_the_daemon_once(
     assert mesh.commits.failed
 
 
+async def test_who_waits_is_told_when_a_step_breaks_a_rule(
+    mesh: Mesh, failures: list[StorageError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("a rule")
+
+    ns = mesh.namespaces["default"]
+    monkeypatch.setattr(mesh_module, "handle", broken)
+    asked: list[asyncio.Future[Any]] = [asyncio.ensure_future(mesh.turned())]
+    asked += [asyncio.ensure_future(mesh.ask(ns, partial(submission, name))) for name in ("one", "two")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.append(asyncio.ensure_future(mesh.ask(ns, partial(submission, "late"))))
+    async with asyncio.timeout(10):
+        told = await asyncio.gather(*asked, return_exceptions=True)
+    reasons = [each.reason if isinstance(each, Refusal) else each for each in told]
+    refused = Reason.SHUTTING_DOWN
+    assert reasons == [None, refused, refused, refused]
+    assert len(failures) == 1
+
+
+async def test_what_waits_for_its_turn_when_the_storage_fails_is_told(mesh: Mesh) -> None:
+    ns = mesh.namespaces["default"]
+    asked = asyncio.ensure_future(mesh.ask(ns, partial(submission, "one")))
+    await asyncio.sleep(0)
+    mesh.commits.fail(StorageError("the disk failed"))
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal) as refused:
+            await asked
+    assert refused.value.reason is Reason.SHUTTING_DOWN
+    assert "one" not in ns.tasks
+
+
 def silent_session(mesh: Mesh, agent_id: str) -> Session:
     """A session whose connection broke long ago and of which nothing was heard since."""
     ns = mesh.namespaces["default"]
