@@ -371,7 +371,9 @@ class Open(message.Message):
     max_inbound_bytes: builtins.int
     """Largest message the agent can receive; 0 means 4 MiB, gRPC's default."""
     slots: builtins.int
-    """How many attempts it runs at once; absent: as registered."""
+    """How many attempts it runs at once, 0 to 10,000. Absent: as this session said last; after a restart of the daemon, which
+    forgets that, as registered. Who has said another number names it in every Open.
+    """
     @builtins.property
     def features(self) -> containers.RepeatedScalarFieldContainer[Feature.ValueType]:
         """Optional parts the agent understands."""
@@ -534,13 +536,13 @@ class Beat(message.Message):
 
 @typing.final
 class Slots(message.Message):
-    """How many attempts the agent runs at once from now on."""
+    """How many attempts the agent runs at once from now on. A restart of the daemon forgets it: Open says it again."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SLOTS_FIELD_NUMBER: builtins.int
     slots: builtins.int
-    """Absolute number, 0 to 10,000."""
+    """Absolute number; below 0 it is taken as 0, above 10,000 as 10,000."""
     def __init__(
         self,
         *,

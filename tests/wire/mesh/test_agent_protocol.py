@@ -10,9 +10,15 @@ import grpc
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from agentmesh.v1 import payload_pb2, scheduler_service_pb2, session_pb2, task_pb2
+from agentmesh.v1 import (
+    payload_pb2,
+    registry_service_pb2,
+    scheduler_service_pb2,
+    session_pb2,
+    task_pb2,
+)
 from meshd.domain.limits import MAX_MESSAGE_FRAMES, MAX_SLOTS
-from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh, refused
+from tests.wire.mesh.conftest import HandMadeAgent, RunningMesh, refused, running_mesh
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/agent-protocol.md"
 
@@ -173,6 +179,26 @@ async def test_a_new_session_has_nothing_of_the_old_one(mesh: RunningMesh) -> No
     await agent.register()
     opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RUNNING))
     assert list(opened.drop) == [fence]
+
+
+async def free_slots(mesh: RunningMesh, agent_id: str) -> int:
+    request = registry_service_pb2.GetAgentRequest(namespace="default", agent_id=agent_id)
+    count: int = (await mesh.operator.registry.GetAgent(request)).agent.free_slots
+    return count
+
+
+async def test_slots_that_an_open_leaves_out_are_those_said_last_until_meshd_restarts(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        leaver = await mesh.agent("leaver", slots=2)
+        await leaver.send(slots=session_pb2.Slots(slots=-1))
+        await leaver.open()
+        assert await free_slots(mesh, "leaver") == 0
+    async with running_mesh(tmp_path) as mesh:
+        returned = HandMadeAgent(mesh.stubs(await mesh.token("leaver")), "leaver", ())
+        returned.registered, returned.stream_seq = leaver.registered, leaver.stream_seq
+        await returned.open()
+        assert await free_slots(mesh, "leaver") == 2
+        returned.call.cancel()
 
 
 async def test_a_message_of_too_many_frames_ends_its_stream_and_not_the_session(mesh: RunningMesh) -> None:
