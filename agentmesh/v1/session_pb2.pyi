@@ -108,7 +108,7 @@ class _CancelReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CancelRea
     """The agent is drained and the attempt goes to another one."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
-    """Why an attempt must stop."""
+    """Why an attempt must stop; for one that the agent does not know, all the same."""
 
 CANCEL_REASON_UNSPECIFIED: CancelReason.ValueType  # 0
 """Not valid."""
@@ -137,7 +137,7 @@ class _GoAwayReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_GoAwayRea
     """The session is over, by its lease or by a revocation; register again."""
 
 class GoAwayReason(_GoAwayReason, metaclass=_GoAwayReasonEnumTypeWrapper):
-    """Why a stream ends."""
+    """Why a stream ends. One that the agent does not know is as SHUTTING_DOWN."""
 
 GO_AWAY_REASON_UNSPECIFIED: GoAwayReason.ValueType  # 0
 """Not valid."""
