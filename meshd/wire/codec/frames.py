@@ -57,7 +57,8 @@ def _output(frame: pb.Output) -> f.Output:
 
 
 def _progress(frame: pb.Progress) -> f.Progress:
-    fraction = frame.fraction if frame.HasField("fraction") else None
+    # Volatile and for people: what is no fraction, NaN among it, is left out and ends no stream.
+    fraction = frame.fraction if frame.HasField("fraction") and 0 <= frame.fraction <= 1 else None
     return f.Progress(frame.fence, frame.seq, fraction, shortened(frame.message, 1024))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from agentmesh.v1 import session_pb2 as pb
 from meshd.domain.errors import Reason, Refusal
-from meshd.domain.frames import Ack, Assign, Fail
+from meshd.domain.frames import Ack, Assign, Fail, Progress
 from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, MAX_OUTPUT_CHUNK_BYTES
 from meshd.wire.codec.frames import FRAME_OVERHEAD_BYTES, MIN_INBOUND_BYTES, check_open, cut, up
 
@@ -71,3 +73,12 @@ def test_a_failure_that_says_nothing_of_trying_again_is_tried_again(said: bool |
     sent = pb.AgentFrame(fail=pb.Fail(fence=b"f", type="E", message="m", retryable=said))
     received = pb.AgentFrame.FromString(sent.SerializeToString())
     assert up([received]) == ([Fail(b"f", "E", "m", meant)], "")
+
+
+@pytest.mark.parametrize("said", [7.5, -0.1, math.nan, math.inf, -math.inf])
+def test_progress_that_is_no_fraction_is_left_out(said: float) -> None:
+    for fraction in (0.0, 0.5, 1.0, None):
+        frame = pb.AgentFrame(progress=pb.Progress(fence=b"f", seq=1, fraction=fraction, message="m"))
+        assert up([frame])[0] == [Progress(b"f", 1, fraction, "m")]
+    frame = pb.AgentFrame(progress=pb.Progress(fence=b"f", seq=2, fraction=said, message="m"))
+    assert up([frame])[0] == [Progress(b"f", 2, None, "m")]
