@@ -161,7 +161,9 @@ class LeaseSettings(message.Message):
 
 @typing.final
 class AgentSpec(message.Message):
-    """What an agent says about itself."""
+    """What an agent says about itself. Name, labels and endpoint that it leaves out stay as they were declared, or as its last
+    session had them: a session can replace them, and only DeclareAgent, while there is no session, can clear them.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -196,7 +198,7 @@ class AgentSpec(message.Message):
     agent_id: builtins.str
     """DNS label, unique in the namespace."""
     name: builtins.str
-    """Name for people, at most 128 characters."""
+    """Name for people, at most 128 bytes."""
     type: AgentType.ValueType
     """Role."""
     slots: builtins.int

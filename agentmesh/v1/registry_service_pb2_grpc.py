@@ -105,7 +105,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeregisterAgent(self, request, context):
-        """Ends the caller's session in good order: what it holds goes to others at once.
+        """Ends the caller's session in good order: what it holds goes to others at once. Repeated, it is refused by
+        SESSION_NOT_FOUND: that session is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +143,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request_iterator, context):
-        """Keeps a session alive for agents that take no work. Same frames as Work.
+        """Keeps a session alive for agents that take no work. Same frames as Work, and in its place: opened beside a Work stream
+        of the session it ends that one, and what the session holds goes to others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

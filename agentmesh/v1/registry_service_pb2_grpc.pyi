@@ -38,7 +38,9 @@ class RegistryServiceStub:
     the call is a repetition with the same session key.
     """
     DeregisterAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DeregisterAgentRequest, registry_service_pb2.DeregisterAgentResponse]
-    """Ends the caller's session in good order: what it holds goes to others at once."""
+    """Ends the caller's session in good order: what it holds goes to others at once. Repeated, it is refused by
+    SESSION_NOT_FOUND: that session is over.
+    """
     DeclareAgent: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DeclareAgentRequest, registry_service_pb2.DeclareAgentResponse]
     """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
     runs stays as its process said.
@@ -52,7 +54,9 @@ class RegistryServiceStub:
     or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
     """
     Heartbeat: grpc.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]
-    """Keeps a session alive for agents that take no work. Same frames as Work."""
+    """Keeps a session alive for agents that take no work. Same frames as Work, and in its place: opened beside a Work stream
+    of the session it ends that one, and what the session holds goes to others.
+    """
     DrainAgents: grpc.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]
     """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
     for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
@@ -75,7 +79,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     the call is a repetition with the same session key.
     """
     DeregisterAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.DeregisterAgentRequest, registry_service_pb2.DeregisterAgentResponse]  # type: ignore[assignment]
-    """Ends the caller's session in good order: what it holds goes to others at once."""
+    """Ends the caller's session in good order: what it holds goes to others at once. Repeated, it is refused by
+    SESSION_NOT_FOUND: that session is over.
+    """
     DeclareAgent: aio.UnaryUnaryMultiCallable[registry_service_pb2.DeclareAgentRequest, registry_service_pb2.DeclareAgentResponse]  # type: ignore[assignment]
     """Makes an agent known before its process runs. Declaring it again with the same content changes nothing; one that
     runs stays as its process said.
@@ -89,7 +95,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     or registered; free slots and signs of life are shown as they are then, and are no changes by themselves.
     """
     Heartbeat: aio.StreamStreamMultiCallable[registry_service_pb2.HeartbeatRequest, registry_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
-    """Keeps a session alive for agents that take no work. Same frames as Work."""
+    """Keeps a session alive for agents that take no work. Same frames as Work, and in its place: opened beside a Work stream
+    of the session it ends that one, and what the session holds goes to others.
+    """
     DrainAgents: aio.UnaryUnaryMultiCallable[registry_service_pb2.DrainAgentsRequest, registry_service_pb2.DrainAgentsResponse]  # type: ignore[assignment]
     """Starts or lifts a drain: a rule by which matching agents get no new work and finish what they hold. It holds
     for sessions that begin later too, over restarts of the agents and of the daemon, until it is lifted. Repeating
@@ -121,7 +129,9 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         request: registry_service_pb2.DeregisterAgentRequest,
         context: _ServicerContext,
     ) -> typing.Union[registry_service_pb2.DeregisterAgentResponse, abc.Awaitable[registry_service_pb2.DeregisterAgentResponse]]:
-        """Ends the caller's session in good order: what it holds goes to others at once."""
+        """Ends the caller's session in good order: what it holds goes to others at once. Repeated, it is refused by
+        SESSION_NOT_FOUND: that session is over.
+        """
 
     @abc_1.abstractmethod
     def DeclareAgent(
@@ -165,7 +175,9 @@ class RegistryServiceServicer(metaclass=abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[registry_service_pb2.HeartbeatRequest],
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[registry_service_pb2.HeartbeatResponse], abc.AsyncIterator[registry_service_pb2.HeartbeatResponse]]:
-        """Keeps a session alive for agents that take no work. Same frames as Work."""
+        """Keeps a session alive for agents that take no work. Same frames as Work, and in its place: opened beside a Work stream
+        of the session it ends that one, and what the session holds goes to others.
+        """
 
     @abc_1.abstractmethod
     def DrainAgents(

@@ -555,7 +555,7 @@ class OutputChunk(message.Message):
     attempt: builtins.int
     """Attempt it belongs to."""
     seq: builtins.int
-    """Rises within the attempt; a hole means that pieces were dropped."""
+    """1 for the first piece of the attempt, and one more for each; a hole means that pieces were dropped."""
     chunk: builtins.bytes
     """The piece."""
     def __init__(

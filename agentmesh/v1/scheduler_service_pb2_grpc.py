@@ -169,7 +169,8 @@ class SchedulerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Work(self, request_iterator, context):
-        """The stream of an agent that takes work: assignments down, reports up, beats among them.
+        """The stream of an agent that takes work: assignments down, reports up, beats among them. A session has one stream, this
+        or Heartbeat: a newer one ends the older.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

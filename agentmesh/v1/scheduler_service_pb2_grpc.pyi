@@ -58,7 +58,9 @@ class SchedulerServiceStub:
     GetWorkload: grpc.UnaryUnaryMultiCallable[scheduler_service_pb2.GetWorkloadRequest, scheduler_service_pb2.GetWorkloadResponse]
     """Returns what agents hold and have done."""
     Work: grpc.StreamStreamMultiCallable[scheduler_service_pb2.WorkRequest, scheduler_service_pb2.WorkResponse]
-    """The stream of an agent that takes work: assignments down, reports up, beats among them."""
+    """The stream of an agent that takes work: assignments down, reports up, beats among them. A session has one stream, this
+    or Heartbeat: a newer one ends the older.
+    """
 
 @typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -90,7 +92,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetWorkload: aio.UnaryUnaryMultiCallable[scheduler_service_pb2.GetWorkloadRequest, scheduler_service_pb2.GetWorkloadResponse]  # type: ignore[assignment]
     """Returns what agents hold and have done."""
     Work: aio.StreamStreamMultiCallable[scheduler_service_pb2.WorkRequest, scheduler_service_pb2.WorkResponse]  # type: ignore[assignment]
-    """The stream of an agent that takes work: assignments down, reports up, beats among them."""
+    """The stream of an agent that takes work: assignments down, reports up, beats among them. A session has one stream, this
+    or Heartbeat: a newer one ends the older.
+    """
 
 class SchedulerServiceServicer(metaclass=abc_1.ABCMeta):
     """Takes tasks, hands them to agents, keeps their results."""
@@ -185,6 +189,8 @@ class SchedulerServiceServicer(metaclass=abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[scheduler_service_pb2.WorkRequest],
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[scheduler_service_pb2.WorkResponse], abc.AsyncIterator[scheduler_service_pb2.WorkResponse]]:
-        """The stream of an agent that takes work: assignments down, reports up, beats among them."""
+        """The stream of an agent that takes work: assignments down, reports up, beats among them. A session has one stream, this
+        or Heartbeat: a newer one ends the older.
+        """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -161,7 +161,7 @@ class HeldAttempt(message.Message):
     fence: builtins.bytes
     """Its fence."""
     phase: HeldPhase.ValueType
-    """What the agent is doing with it."""
+    """What the agent is doing with it; unspecified: running. One that the daemon does not know ends the stream."""
     def __init__(
         self,
         *,
@@ -369,7 +369,7 @@ class Open(message.Message):
     protocol: builtins.int
     """Version of this protocol, 1."""
     max_inbound_bytes: builtins.int
-    """Largest message the agent can receive; 0 means 4 MiB, gRPC's default."""
+    """Largest message the agent can receive, at least 512 KiB; 0: 4 MiB, gRPC's default."""
     slots: builtins.int
     """How many attempts it runs at once, 0 to 10,000. Absent: as this session said last; after a restart of the daemon, which
     forgets that, as registered. Who has said another number names it in every Open.
@@ -589,7 +589,7 @@ class Decline(message.Message):
     """Words for people, at most 256 bytes."""
     @builtins.property
     def retry_in(self) -> duration_pb2.Duration:
-        """Not to this agent again before; default 1 s."""
+        """Not to this agent again before, at most 10 min; absent or 0: 1 s."""
 
     def __init__(
         self,
@@ -617,9 +617,9 @@ class Progress(message.Message):
     fence: builtins.bytes
     """Fence of the attempt."""
     seq: builtins.int
-    """Rises within the attempt."""
+    """1 for the first of the attempt, and rising; one that is not above the last is passed over."""
     fraction: builtins.float
-    """0 to 1; absent when unknown."""
+    """0 to 1; absent when unknown. Any other number is taken as absent."""
     message: builtins.str
     """Words for people, at most 1 KiB."""
     def __init__(
@@ -650,7 +650,7 @@ class Output(message.Message):
     fence: builtins.bytes
     """Fence of the attempt."""
     seq: builtins.int
-    """Rises within the attempt."""
+    """1 for the first piece of the attempt, and one more for each."""
     chunk: builtins.bytes
     """The piece, at most 64 KiB."""
     def __init__(
@@ -823,7 +823,9 @@ class Assign(message.Message):
 
     @builtins.property
     def deadline(self) -> timestamp_pb2.Timestamp:
-        """When this attempt's time ends; absent: never."""
+        """When this attempt's time ends, by the daemon's clock; absent: never. Cancel tells then those who understand it; who does
+        not should stop by itself: 10 s later the fence is void.
+        """
 
     def __init__(
         self,
@@ -925,7 +927,7 @@ class Ack(message.Message):
 class LeaseAck(message.Message):
     """The lease is extended. It may change the pace of beats, because the fleet grew or shrank. The agent goes by the new
     pace at once and names the new TTL in its next beat. A longer TTL is in force already; a shorter one is from that beat on.
-    Until then no other change is told.
+    Until then no other change is told. A change tells both pace and TTL.
     """
 
     DESCRIPTOR: descriptor.Descriptor

@@ -201,11 +201,13 @@ class _AttemptStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AttemptSt
     ATTEMPT_STATE_FAILED: _AttemptState.ValueType  # 5
     """Ended with a failure."""
     ATTEMPT_STATE_LOST: _AttemptState.ValueType  # 6
-    """Ended because the agent was lost."""
+    """Ended because its agent was lost or left."""
     ATTEMPT_STATE_CANCELLED: _AttemptState.ValueType  # 7
     """Ended by a cancel or a deadline of the task."""
     ATTEMPT_STATE_RETURNED: _AttemptState.ValueType  # 8
-    """Handed back before it ran: declined, not accepted in time, or the agent left in good order."""
+    """Given back, at no cost to the task: declined, not accepted in time, stopped without having been told, handed over by a
+    drain, or its agent opened a stream that takes no work.
+    """
 
 class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper):
     """Where an attempt is."""
@@ -223,11 +225,13 @@ ATTEMPT_STATE_SUCCEEDED: AttemptState.ValueType  # 4
 ATTEMPT_STATE_FAILED: AttemptState.ValueType  # 5
 """Ended with a failure."""
 ATTEMPT_STATE_LOST: AttemptState.ValueType  # 6
-"""Ended because the agent was lost."""
+"""Ended because its agent was lost or left."""
 ATTEMPT_STATE_CANCELLED: AttemptState.ValueType  # 7
 """Ended by a cancel or a deadline of the task."""
 ATTEMPT_STATE_RETURNED: AttemptState.ValueType  # 8
-"""Handed back before it ran: declined, not accepted in time, or the agent left in good order."""
+"""Given back, at no cost to the task: declined, not accepted in time, stopped without having been told, handed over by a
+drain, or its agent opened a stream that takes no work.
+"""
 
 @typing.final
 class RetryPolicy(message.Message):
@@ -604,7 +608,7 @@ class ProgressReport(message.Message):
     attempt: builtins.int
     """Attempt it belongs to."""
     seq: builtins.int
-    """Rises within the attempt."""
+    """Rises within the attempt, from 1."""
     fraction: builtins.float
     """0 to 1; absent when unknown."""
     message: builtins.str
