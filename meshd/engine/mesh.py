@@ -288,8 +288,7 @@ class Mesh:
             # Nobody waits for what comes now: streams go on after the restart.
             return
         inbox, self._inbox = self._inbox, {}
-        if not self.commits.failed:
-            self._handle(inbox)
+        self._trusting_memory(partial(self._handle, inbox))
         if self.commits.failed:
             refuse_waiting(getattr(command, "ticket", None) for batch in inbox.values() for command in batch)
         self.turns += 1
@@ -304,26 +303,26 @@ class Mesh:
         due = [ns for ns in self.namespaces.values() if ns.must_dispatch or ns.next_due() <= now.mono]
         for ns in due:
             inbox.setdefault(ns, [])
+        out = self.commits.effects
         for ns, batch in inbox.items():
-            if not self._handled(ns, partial(handle, ns, batch, now)):
-                return
+            handle(ns, batch, now, out)
+            self._after_handling(ns, out)
         for namespace, entry in entries:
             self._record(namespace, entry)
         self.commits.flush()
         self._arm()
 
-    def _handled(self, ns: Namespace, step: Callable[[Effects], None]) -> bool:
-        """Have the domain take a step; stop the daemon and return False when that breaks one of its rules."""
-        out = self.commits.effects
+    def _trusting_memory(self, step: Callable[[], None]) -> None:
+        """Do what changes memory, as long as that can be trusted; stop the daemon when it fails half-way."""
+        if self.commits.failed:
+            return
         try:
-            step(out)
+            step()
         except Exception as error:
-            # Memory may be half changed: only what is durable can be trusted, and a restart brings that back.
-            log.exception("a step broke a rule of the domain; meshd stops", namespace=ns.name)
+            # Memory may be half changed, or changed without its record: only what is durable can be trusted, and a
+            # restart brings that back.
+            log.exception("a change failed half-way; meshd stops")
             self.commits.fail(StorageError(f"state in memory is in doubt after {error!r}; start meshd again"))
-            return False
-        self._after_handling(ns, out)
-        return True
 
     def _after_handling(self, ns: Namespace, out: Effects) -> None:
         """Serve those who watch, and measure; both at once, since the state may change again in the next turn."""
@@ -418,9 +417,10 @@ class Mesh:
         if self._scheduled:
             # A beat that came in time may wait behind a commit. What waits may also end sessions.
             self._turn()
-            if self.commits.failed:
-                return
             quiet = [session for session in quiet if session.agent.session is session]
+        self._trusting_memory(partial(self._judge, quiet, total))
+
+    def _judge(self, quiet: list[Session], total: int) -> None:
         now = self._now()
         brake_mono = self.fleet.brake_until_mono
         expired = self.fleet.expired(quiet, total, now.mono)
@@ -430,10 +430,11 @@ class Mesh:
                 agents=total,
             )
         over, late = _by_namespace(expired), _by_namespace(quiet)
+        out = self.commits.effects
         for ns in self.namespaces.values():
-            step = partial(expire, ns, over.get(ns.name, []), late.get(ns.name, []), now)
-            if ns.sessions and not self._handled(ns, step):
-                return
+            if ns.sessions:
+                expire(ns, over.get(ns.name, []), late.get(ns.name, []), now, out)
+                self._after_handling(ns, out)
         self.audit.flush_denials(now.mono)
         self.commits.flush()
         self._arm()

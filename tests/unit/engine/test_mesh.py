@@ -123,6 +123,27 @@ async def test_who_waits_is_told_when_a_step_breaks_a_rule(
     assert len(failures) == 1
 
 
+@pytest.mark.parametrize("broken_part", ["hub.tell", "observer.submitted", "audit.record"])
+async def test_a_change_that_fails_after_the_step_of_the_domain_is_not_kept_without_its_record(
+    mesh: Mesh, failures: list[StorageError], monkeypatch: pytest.MonkeyPatch, broken_part: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a bug")
+
+    ns = mesh.namespaces["default"]
+    entry = Entry(Call(ANONYMOUS, "SubmitTask", "", AccessRule(Action.WRITE, "tasks", Scope.NAMESPACE)))
+    mesh.hub.add(1)  # Somebody watches something.
+    part, method = broken_part.split(".")
+    monkeypatch.setattr(getattr(mesh, part), method, broken)
+    async with asyncio.timeout(10):
+        with pytest.raises(Refusal) as refused:
+            await mesh.ask(ns, partial(submission, "t1"), entry)
+        await mesh.shutdown()
+    assert refused.value.reason is Reason.SHUTTING_DOWN
+    assert ["in doubt" in str(failure) for failure in failures] == [True]
+    assert mesh.store.get_task("default", "t1") is None
+
+
 async def test_what_waits_for_its_turn_when_the_storage_fails_is_told(mesh: Mesh) -> None:
     ns = mesh.namespaces["default"]
     asked = asyncio.ensure_future(mesh.ask(ns, partial(submission, "one")))
