@@ -158,7 +158,7 @@ async def _serve(
         aside = [
             asyncio.create_task(work)
             for work in (
-                delete_old_tasks(store, parts.mesh.commits, retention_ms),
+                delete_old_tasks(store, parts.mesh.commits, parts.mesh.namespaces.values, retention_ms),
                 parts.known.learn(),
                 garbage.search_young_forever(),
                 garbage.collect_all_forever(),

@@ -1,17 +1,28 @@
-"""What ended long ago is deleted: piece by piece, and nothing younger than it is kept for."""
+"""What ended long ago is deleted: piece by piece, nothing younger than it is kept for, and from memory too."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from meshd.domain.commands import Cancel, Submit, Submitted
+from meshd.domain.errors import Reason, Refusal
+from meshd.domain.limits import SessionRules
+from meshd.domain.values import TaskSpec, requirements_for
 from meshd.engine import retention
 from meshd.engine.commits import Commits
+from meshd.engine.mesh import Mesh
+from meshd.ops.metrics import Metrics
 from meshd.ports.store import StorageError, Store
+from meshd.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -38,5 +49,54 @@ async def test_it_goes_on_until_a_piece_is_not_full_and_then_pauses(monkeypatch:
     monkeypatch.setattr(retention, "asyncio", SimpleNamespace(sleep=sleep))
     store, commits = SimpleNamespace(sweep=sweep), SimpleNamespace(write_aside=write_aside)
     with pytest.raises(StorageError):
-        await retention.delete_old_tasks(cast("Store", store), cast("Commits", commits), WEEK_MS)
+        await retention.delete_old_tasks(cast("Store", store), cast("Commits", commits), list, WEEK_MS)
     assert happened == ["60 s", 500, 500, 500, "60 s"]
+
+
+class SweptStore:
+    """Says when it was swept."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.swept = threading.Event()
+
+    def sweep(self, ended_before_ms: int, limit: int) -> int:
+        count = self._store.sweep(ended_before_ms, limit)
+        self.swept.set()
+        return count
+
+
+def submission(task_id: str, ticket: object) -> Submit:
+    spec = TaskSpec(task_id, "echo", b"", task_id.encode(), requirements_for("echo"))
+    return Submit(ticket, [spec], "one", {}, 0, False)
+
+
+async def test_a_task_whose_retention_is_over_is_gone_from_memory_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "INTERVAL_S", 0.0)
+    store = SqliteStore(tmp_path, 1)
+    mesh = Mesh(store, store.load(), SessionRules(), Metrics(), lambda error: pytest.fail(str(error)))
+    ns = mesh.namespaces["default"]
+    for task_id in ("old", "newest"):  # The newest row stays, whatever its age.
+        await mesh.ask(ns, partial(submission, task_id))
+    await mesh.ask(ns, lambda ticket: Cancel(ticket, "old", 0))
+    assert (await mesh.find_task(ns, "old")).terminal
+
+    swept: Any = SweptStore(store)
+    a_minute_ahead_ms = -60_000
+    deleting = asyncio.create_task(
+        retention.delete_old_tasks(
+            cast("Store", swept), mesh.commits, mesh.namespaces.values, a_minute_ahead_ms
+        )
+    )
+    assert await asyncio.to_thread(swept.swept.wait, 30)
+    with pytest.raises(Refusal) as refused:
+        await mesh.find_task(ns, "old")
+    assert refused.value.reason is Reason.TASK_NOT_FOUND
+    assert not (await mesh.find_task(ns, "newest")).terminal
+    (again,) = await mesh.ask(ns, partial(submission, "old"))
+    assert again == Submitted("old", False, None)
+    deleting.cancel()
+    await mesh.shutdown()
+    store.close()
