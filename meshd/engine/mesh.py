@@ -23,7 +23,7 @@ from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
-from meshd.domain.limits import SessionRules
+from meshd.domain.limits import RECENT_TASKS, SessionRules
 from meshd.domain.liveness import Fleet, pause_s
 from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
@@ -209,11 +209,18 @@ class Mesh:
 
     async def find_task(self, ns: Namespace, task_id: str) -> Task:
         """Return a task in memory, or one read from the store. Raises Refusal."""
-        task = ns.tasks.get(task_id) or ns.recent.get(task_id)
-        if task is None:
-            task = await self.commits.read(self.store.get_task, ns.name, task_id)
-            # It may have been submitted meanwhile; memory knows better.
-            task = ns.tasks.get(task_id) or ns.recent.get(task_id) or task
+        moved = True
+        while moved:
+            task = ns.tasks.get(task_id) or ns.recent.get(task_id)
+            if task is not None:
+                return task
+            # What has left memory is in the store as it ended only once that is durable.
+            ended_seen = ns.ended_count
+            await self.commits.settled()
+            stored = await self.commits.read(self.store.get_task, ns.name, task_id)
+            moved = ns.ended_count - ended_seen > RECENT_TASKS // 2
+        # It may have been submitted meanwhile; memory knows better.
+        task = ns.tasks.get(task_id) or ns.recent.get(task_id) or stored
         if task is None:
             raise task_not_found(ns.name, task_id)
         return task

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshd.domain import state as state_module
 from meshd.domain.access import ANONYMOUS, AccessRule, Action, Call, Scope
 from meshd.domain.commands import Cancel, Deregister, Frames, OpenStream, Submit
 from meshd.domain.effects import Effects
@@ -28,6 +29,7 @@ from meshd.domain.values import (
     Requirements,
     Session,
     TaskSpec,
+    TaskState,
     requirements_for,
 )
 from meshd.engine import mesh as mesh_module
@@ -336,6 +338,58 @@ async def test_what_waits_for_a_commit_at_the_end_is_still_answered(
     held.go.set()
     async with asyncio.timeout(10):
         await asyncio.gather(ending, *asked)
+
+
+@pytest.fixture
+def ids_that_leave_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Memory keeps the last two that ended; when these end together, the first is not among them."""
+    for part in (state_module, mesh_module):
+        monkeypatch.setattr(part, "RECENT_TASKS", 2)
+    return [f"t{number}" for number in range(5)]
+
+
+async def end_all(mesh: Mesh, task_ids: list[str]) -> None:
+    """End tasks in one turn, which is not durable yet."""
+    for task_id in task_ids:
+        mesh.post(mesh.namespaces["default"], Cancel(None, task_id, 0))
+    await mesh.turned()
+
+
+async def test_a_task_that_left_memory_before_its_end_is_durable_is_found_as_it_ended(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, ids_that_leave_memory: list[str]
+) -> None:
+    ns = mesh.namespaces["default"]
+    for task_id in ids_that_leave_memory:
+        await mesh.ask(ns, partial(submission, task_id))
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+    await end_all(mesh, ids_that_leave_memory)
+
+    async def read_at_once(read: Callable[..., Any], *args: Any) -> Any:
+        return read(*args)
+
+    monkeypatch.setattr(mesh.commits, "read", read_at_once)
+    finding = asyncio.ensure_future(mesh.find_task(ns, "t0"))
+    await asyncio.sleep(0)
+    held.go.set()
+    assert (await finding).state is TaskState.CANCELLED
+
+
+async def test_a_task_that_came_and_left_memory_while_it_was_looked_for_is_found(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, ids_that_leave_memory: list[str]
+) -> None:
+    ns = mesh.namespaces["default"]
+
+    async def read_slowly(read: Callable[..., Any], *args: Any) -> Any:
+        found = read(*args)
+        if not ns.ended_count:
+            for task_id in ids_that_leave_memory:
+                await mesh.ask(ns, partial(submission, task_id))
+            await end_all(mesh, ids_that_leave_memory)
+        return found
+
+    monkeypatch.setattr(mesh.commits, "read", read_slowly)
+    assert (await mesh.find_task(ns, "t0")).state is TaskState.CANCELLED
 
 
 async def test_what_is_posted_twice_is_recorded_once(mesh: Mesh) -> None:
