@@ -28,6 +28,16 @@ MIN_INBOUND_BYTES = 512 * 1024
 """An agent that cannot receive one assignment with the largest payload is refused when it opens."""
 FRAME_OVERHEAD_BYTES = 1024
 """Upper bound of a frame without its payload."""
+FENCE_BYTES = 12
+"""Length of every fence that was ever given out. What waits to be written is bounded by frames, which repeat fences."""
+
+
+def _fence(message: Any, field: str) -> bytes:
+    fence: bytes = message.fence
+    if len(fence) > FENCE_BYTES:
+        text = f"has {len(fence)} bytes; send the fence as the assignment gave it, which has {FENCE_BYTES}"
+        raise validate.invalid(field, text)
+    return fence
 
 
 def _beat(frame: pb.Beat) -> f.Beat:
@@ -37,13 +47,15 @@ def _beat(frame: pb.Beat) -> f.Beat:
 
 
 def _done(frame: pb.Done) -> f.Done:
-    return f.Done(frame.fence, encoded(frame.output, "done.output", "result"))
+    return f.Done(_fence(frame, "done.fence"), encoded(frame.output, "done.output", "result"))
 
 
 def _fail(frame: pb.Fail) -> f.Fail:
     # Absent is the safe one: an agent that says nothing of trying again must not end the task.
     retryable = frame.retryable or not frame.HasField("retryable")
-    return f.Fail(frame.fence, shortened(frame.type, 128), shortened(frame.message, 4096), retryable)
+    return f.Fail(
+        _fence(frame, "fail.fence"), shortened(frame.type, 128), shortened(frame.message, 4096), retryable
+    )
 
 
 def _output(frame: pb.Output) -> f.Output:
@@ -53,30 +65,30 @@ def _output(frame: pb.Output) -> f.Output:
             f"the piece has {len(frame.chunk)} bytes; at most {MAX_OUTPUT_CHUNK_BYTES} are allowed",
             field="output.chunk",
         )
-    return f.Output(frame.fence, frame.seq, frame.chunk)
+    return f.Output(_fence(frame, "output.fence"), frame.seq, frame.chunk)
 
 
 def _progress(frame: pb.Progress) -> f.Progress:
     # Volatile and for people: what is no fraction, NaN among it, is left out and ends no stream.
     fraction = frame.fraction if frame.HasField("fraction") and 0 <= frame.fraction <= 1 else None
-    return f.Progress(frame.fence, frame.seq, fraction, shortened(frame.message, 1024))
+    return f.Progress(_fence(frame, "progress.fence"), frame.seq, fraction, shortened(frame.message, 1024))
 
 
 def _decline(frame: pb.Decline) -> f.Decline:
     pause = validate.duration_ms(frame.retry_in, "decline.retry_in", 0, 600_000)
-    return f.Decline(frame.fence, shortened(frame.reason, 256), pause)
+    return f.Decline(_fence(frame, "decline.fence"), shortened(frame.reason, 256), pause)
 
 
 _UP: dict[str, Callable[[Any], f.UpFrame]] = {
     "beat": _beat,
     "slots": lambda m: f.Slots(max(0, m.slots)),
-    "accept": lambda m: f.Accept(m.fence),
+    "accept": lambda m: f.Accept(_fence(m, "accept.fence")),
     "decline": _decline,
     "progress": _progress,
     "output": _output,
     "done": _done,
     "fail": _fail,
-    "stopped": lambda m: f.Stopped(m.fence),
+    "stopped": lambda m: f.Stopped(_fence(m, "stopped.fence")),
     "bye": lambda m: f.Bye(shortened(m.reason, 256)),
 }
 
@@ -130,7 +142,7 @@ def check_open(message: pb.Open) -> list[Held]:
         text = f"{len(message.held)} attempts are named; an agent has at most {MAX_SLOTS} slots: name what it holds"
         raise _too_many("open.held", text, len(message.held), MAX_SLOTS)
     return [
-        Held(h.fence, enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING))
+        Held(_fence(h, "open.held.fence"), enum(f.HeldPhase, h.phase, "open.held.phase", f.HeldPhase.RUNNING))
         for h in message.held
     ]
 

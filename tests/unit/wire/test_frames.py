@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from agentmesh.v1 import session_pb2 as pb
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Ack, Assign, Fail, Progress
 from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, MAX_OUTPUT_CHUNK_BYTES
-from meshd.wire.codec.frames import FRAME_OVERHEAD_BYTES, MIN_INBOUND_BYTES, check_open, cut, up
+from meshd.wire.codec.frames import FENCE_BYTES, FRAME_OVERHEAD_BYTES, MIN_INBOUND_BYTES, check_open, cut, up
 
 
 def decline(seconds: int) -> pb.AgentFrame:
@@ -82,3 +83,28 @@ def test_progress_that_is_no_fraction_is_left_out(said: float) -> None:
         assert up([frame])[0] == [Progress(b"f", 1, fraction, "m")]
     frame = pb.AgentFrame(progress=pb.Progress(fence=b"f", seq=2, fraction=said, message="m"))
     assert up([frame])[0] == [Progress(b"f", 2, None, "m")]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pb.Accept, pb.Decline, pb.Progress, pb.Output, pb.Done, pb.Fail, pb.Stopped],
+    ids=lambda k: k.__name__,
+)
+def test_no_fence_is_longer_than_those_given_out(kind: Any) -> None:
+    def frame(size_bytes: int) -> pb.AgentFrame:
+        return pb.AgentFrame(**{kind.__name__.lower(): kind(fence=b"f" * size_bytes)})
+
+    ((known,), _) = up([frame(FENCE_BYTES)])
+    assert known.fence == b"f" * FENCE_BYTES  # type: ignore[union-attr]
+    with pytest.raises(Refusal, match="13 bytes") as caught:
+        up([frame(FENCE_BYTES + 1)])
+    assert (caught.value.reason, caught.value.field) == (
+        Reason.INVALID_ARGUMENT,
+        f"{kind.__name__.lower()}.fence",
+    )
+
+
+def test_nor_is_one_that_an_agent_says_it_holds() -> None:
+    held = pb.HeldAttempt(fence=b"f" * (FENCE_BYTES + 1))
+    with pytest.raises(Refusal, match=r"open\.held\.fence"):
+        check_open(pb.Open(protocol=1, held=[held]))

@@ -31,7 +31,7 @@ async def test_a_stream_whose_answers_nobody_reads_ends_with_a_reason(mesh: Runn
     stream = only_stream(mesh)
     message = scheduler_service_pb2.WorkRequest(
         frames=[
-            session_pb2.AgentFrame(accept=session_pb2.Accept(fence=b"nobody's %6d" % number))
+            session_pb2.AgentFrame(accept=session_pb2.Accept(fence=b"nobody %5d" % number))
             for number in range(MAX_MESSAGE_FRAMES)
         ]
     )
