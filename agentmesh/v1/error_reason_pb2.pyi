@@ -80,7 +80,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 26
     """A bug in the daemon; the metadata holds an incident id that its log explains."""
     ERROR_REASON_WAIT_TIMEOUT: _ErrorReason.ValueType  # 27
-    """The wait ended before the task did; ask again."""
+    """The wait ended before the task did, or the request did not arrive in time; ask again."""
     ERROR_REASON_AUDIT_POSITION_INVALID: _ErrorReason.ValueType  # 28
     """The audit position was never reached or is pruned."""
     ERROR_REASON_METHOD_NOT_FOUND: _ErrorReason.ValueType  # 29
@@ -144,7 +144,7 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 25
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 26
 """A bug in the daemon; the metadata holds an incident id that its log explains."""
 ERROR_REASON_WAIT_TIMEOUT: ErrorReason.ValueType  # 27
-"""The wait ended before the task did; ask again."""
+"""The wait ended before the task did, or the request did not arrive in time; ask again."""
 ERROR_REASON_AUDIT_POSITION_INVALID: ErrorReason.ValueType  # 28
 """The audit position was never reached or is pruned."""
 ERROR_REASON_METHOD_NOT_FOUND: ErrorReason.ValueType  # 29

@@ -63,6 +63,7 @@ NEXT: Final[dict[Reason, str]] = {
     Reason.STORAGE_LOW: "Free space on meshd's disk; repeat after the delay in RetryInfo.",
     Reason.SHUTTING_DOWN: "Connect again and repeat; a delay may be in RetryInfo.",
     Reason.INTERNAL: "Look for the incident in meshd's log, and report it.",
+    Reason.WAIT_TIMEOUT: "Send the call again, with all of its request at once.",
     Reason.METHOD_NOT_FOUND: "Compare the versions of both sides: `meshctl version`.",
 }
 """For a program; what meshctl says to people follows from the command they typed."""

@@ -57,7 +57,7 @@ SPARED: Final = frozenset({"WaitTask", "CancelTask"})
 class Admission:
     """Watches how long calls wait, and refuses some while that is too long.
 
-    As a context it surrounds the work on a call: what is open and not worked on waits.
+    As a context it surrounds the work on a call, the arrival of its request included: what is open and not worked on waits.
     """
 
     def __init__(self, observer: Observer) -> None:

@@ -1,7 +1,9 @@
 """The interceptor chain: everything that happens around every call, in one place.
 
-Order: admission, deadline, who calls, may they, the handler, was it audited, what it answers. Only this file turns refusals
-into statuses, and no text of any other exception ever reaches a caller. A method that has no rule is not called.
+Order: admission, deadline, who calls, what they ask, may they, the handler, was it audited, what it answers. A request is
+not read before it is known who calls: so gRPC is given handlers that read by themselves, for all methods. Only this file
+turns refusals into statuses, and no text of any other exception ever reaches a caller. A method that has no rule is not
+called.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from meshd.engine.authority import Authority
 from meshd.ports.observer import Observer
 from meshd.wire.access_rules import ServedMethod
 from meshd.wire.admission import Admission
+from meshd.wire.arriving import Arriving
 from meshd.wire.context import set_current_call
 from meshd.wire.held_calls import LASTING, HeldCalls
 from meshd.wire.status import CODES, to_status, trailing_metadata
@@ -84,6 +87,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._report_incident = report_incident
         self._admission = admission
         self._held_calls = held_calls
+        self._arriving = Arriving()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         """What takes their place under overload, for the methods whose calls may be refused then."""
@@ -123,27 +127,26 @@ class Chain(grpc.aio.ServerInterceptor):
         respond = self._streaming(behavior) if inner.response_streaming else self._replying(behavior)
         reads = None if inner.request_streaming else parse
 
-        async def handle(request: Any, context: Context) -> Any:
+        async def handle(requests: Any, context: Context) -> Any:
             with self._admission:
-                return await self._handle(served, reads, respond, request, context)
+                return await self._handle(served, reads, respond, requests, context)
 
-        async def handle_lasting(request: Any, context: Context) -> Any:
+        async def handle_lasting(requests: Any, context: Context) -> Any:
             with self._held_calls.on(context.peer()):
-                return await handle(request, context)
+                return await handle(requests, context)
 
         lasts = inner.response_streaming or served.name in LASTING
 
-        # One message of a request is parsed here, after authentication; messages of a stream are parsed by gRPC.
+        # A request of one message is read and parsed after authentication; messages of a stream are parsed by gRPC.
         deserialize = parse if inner.request_streaming else None
         serialize = (
             _encoded_or(inner.response_serializer) if inner.response_streaming else inner.response_serializer
         )
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[inner.request_streaming, inner.response_streaming]
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if inner.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
         return cast(
             "grpc.RpcMethodHandler[Any, Any]",
             make(handle_lasting if lasts else handle, deserialize, serialize),
@@ -154,7 +157,7 @@ class Chain(grpc.aio.ServerInterceptor):
         served: ServedMethod,
         parse: Callable[[bytes], Any] | None,
         respond: Respond,
-        request: Any,
+        requests: Any,
         context: Context,
     ) -> Any:
         start = time.perf_counter()
@@ -171,8 +174,13 @@ class Chain(grpc.aio.ServerInterceptor):
                     grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed when the call arrived"
                 )
             routed = self._identify(call, context)
-            if parse is not None:
-                request = parse(request)
+            if parse is None:
+                request = requests
+            else:
+                raw = await self._arriving.request(context)
+                self._authority.check_caller(call)  # It may have been long on its way.
+                start = time.perf_counter()
+                request = parse(raw)
             self._authorize(call, served, request, routed)
             set_current_call(call)
             reply = await respond(call, request, context)
@@ -209,7 +217,7 @@ class Chain(grpc.aio.ServerInterceptor):
         if bearer is None:
             if via_socket:
                 call.principal = LOCAL_OPERATOR
-            # Strangers are refused before anything of theirs is parsed.
+            # Strangers are refused before anything of theirs is read.
             decide(call.principal, call.rule, "")
         elif not call.rule.unauthenticated:
             call.principal = self._authority.authenticate(_token_of(bearer), via_socket=via_socket)
