@@ -8,7 +8,7 @@ that ends, whatever its peer does, and so does one that is closed.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import DownFrame
@@ -33,7 +33,7 @@ class AgentStream:
         self.namespace = namespace
         self.session: Session | None = None
         """Set once the stream is open."""
-        self.writer: asyncio.Task[None] | None = None
+        self.writer: asyncio.Task[Any] | None = None
         """What takes from the outbox; cancelled when the stream must not wait for its peer."""
         self.refusal: Refusal | None = None
         """Why the stream ends, when its peer does not read."""

@@ -8,6 +8,7 @@ called.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -194,6 +195,9 @@ class Chain(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:  # Foreign services abort by themselves.
             code = _code_name(context)
             raise
+        except grpc.aio.InternalError:
+            # A write found out that the call is over before gRPC ended its handler, which it does in this way.
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - nothing of a bug may reach the caller
             code = "INTERNAL"
             await self._fail(call, error, context)

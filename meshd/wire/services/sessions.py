@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
 
+import grpc.aio
+
 from agentmesh.v1 import registry_service_pb2, scheduler_service_pb2, session_pb2
 from meshd.domain import commands as c
 from meshd.domain.access import Call
@@ -82,8 +84,8 @@ class SessionStreams:
                 raise stream.refusal
             for task in done:
                 # The reader's refusal ends the call with its status. A writer is cancelled when its peer does not read.
-                if not task.cancelled():
-                    task.result()
+                if not task.cancelled() and task.result() is False:
+                    raise asyncio.CancelledError  # as gRPC does when it finds that out first
         finally:
             self._mesh.streams.discard(stream)
             self._mesh.post(ns, c.StreamEnded(session, stream))
@@ -156,7 +158,8 @@ class SessionStreams:
         assert stream.session is not None
         self._mesh.post(ns, c.Frames(stream.session, stream, frames), _audited(call, frames))
 
-    async def _write(self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int) -> None:
+    async def _write(self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int) -> bool:
+        """Write what waits until the stream is to end; returns False when the call was over before that."""
         while frames := await stream.take():
             for batch in codec.cut(frames, limit_bytes):
                 if codec.too_large(batch[0], limit_bytes):
@@ -168,9 +171,10 @@ class SessionStreams:
                 message.frames.extend([codec.down(f, payloads, self._mesh.rules) for f in batch])
                 try:
                     await context.write(message)
-                except asyncio.InvalidStateError:
-                    # The call ended under the write: same as a broken stream.
-                    return
+                except grpc.aio.BaseError:
+                    # Not raised: the task would keep it, it this stream, and that the task, until garbage is searched.
+                    return False
+        return True
 
     async def _payloads(self, batch: list[Any]) -> dict[int, bytes]:
         """Return the inputs of a batch's assignments: from memory, else from the store in one read."""

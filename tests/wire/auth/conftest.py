@@ -88,6 +88,8 @@ class Scheduler(pb_grpc.SchedulerServiceServicer):
         return pb.WaitTaskResponse()
 
     async def WatchTask(self, request: Any, context: Any) -> Any:
+        if request.task_id == "broken":
+            raise grpc.aio.InternalError("a write failed: the call is over")
         try:
             while True:
                 yield pb.WatchTaskResponse()

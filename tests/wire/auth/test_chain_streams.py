@@ -163,6 +163,14 @@ async def test_iterators_are_closed_when_the_client_leaves(house: House) -> None
     assert len(house.world.authority._streams) == 0
 
 
+async def test_a_stream_that_breaks_under_a_write_is_no_incident(house: House) -> None:
+    stub = pb_grpc.SchedulerServiceStub(house.socket)
+    call = stub.WatchTask(pb.WatchTaskRequest(namespace="blue", task_id="broken"))
+    assert await house.observer.measured(1) == [("WatchTask", "CANCELLED")]
+    assert house.incidents == []
+    call.cancel()
+
+
 async def test_a_half_closed_stream_ends_in_good_order(house: House) -> None:
     stream = await work(house, await house.token(AgentType.WORKER))
     await stream.done_writing()

@@ -1,9 +1,13 @@
-"""Agents that send and do not read: their streams end, and what waited for them is let go."""
+"""Agents that send and do not read, or break off: their streams end, and what waited for them is let go."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
+from weakref import ref
 
+import grpc.aio
 import pytest
 
 from agentmesh.v1 import scheduler_service_pb2, session_pb2
@@ -11,6 +15,7 @@ from meshd.domain.frames import Drain
 from meshd.domain.limits import MAX_MESSAGE_FRAMES
 from meshd.engine import streams
 from meshd.engine.streams import AgentStream
+from meshd.wire import chain
 from tests.wire.mesh.conftest import RunningMesh, refused
 
 
@@ -64,3 +69,40 @@ async def test_a_stream_that_another_one_replaces_ends_though_nobody_reads_it(
     assert stream not in mesh.parts.mesh.streams
     await mesh.submit("t1")
     await agent.expect("assign")
+
+
+async def test_a_stream_that_breaks_under_a_write_is_let_go_at_once(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = False
+    encoded_or = chain._encoded_or
+
+    def breaking(serialize: Any) -> Any:
+        encoded = encoded_or(serialize)
+
+        def encoded_unless_broken(message: Any) -> bytes:
+            if broken:
+                raise grpc.aio.InternalError("the batch failed")
+            return encoded(message)
+
+        return encoded_unless_broken
+
+    incidents: list[object] = []
+    monkeypatch.setattr(chain, "_encoded_or", breaking)
+    monkeypatch.setattr("meshd.daemon.log.error", lambda *_args, **fields: incidents.append(fields))
+    agent = await mesh.agent("gone")
+    gone = ref(only_stream(mesh))
+    gc.disable()
+    try:
+        broken = True
+        await mesh.submit("t1")
+        for _ in range(1_000):
+            if not mesh.parts.mesh.streams and gone() is None:
+                break
+            await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+    agent.call.cancel()
+    assert not mesh.parts.mesh.streams
+    assert gone() is None
+    assert incidents == []
