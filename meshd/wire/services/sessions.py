@@ -16,6 +16,7 @@ from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, Done, Fail, Feature, Reauthenticate, Stopped, UpFrame
 from meshd.domain.limits import MAX_MESSAGE_BYTES, MAX_SLOTS
 from meshd.domain.state import Namespace
+from meshd.domain.values import Session
 from meshd.engine.authority import Authority
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.streams import AgentStream
@@ -135,28 +136,34 @@ class SessionStreams:
         rest: Any,
         requests: AsyncIterator[Any],
     ) -> None:
+        ended: set[bytes] = set()
+        """Fences of the reports that this turn of the mesh is still to handle."""
         if rest:
-            self._arrived(ns, stream, call, rest)
+            self._arrived(ns, stream, call, rest, ended)
         turn = frames_of_turn = 0
         async for request in requests:
             count = len(request.frames)
             if turn != self._mesh.turns:
                 turn, frames_of_turn = self._mesh.turns, 0
+                ended.clear()
             frames_of_turn += count
             if frames_of_turn <= FRAMES_AT_ONCE:
-                self._arrived(ns, stream, call, request.frames)
+                self._arrived(ns, stream, call, request.frames, ended)
                 continue
             async with self._large:
-                self._arrived(ns, stream, call, request.frames)
+                self._arrived(ns, stream, call, request.frames, ended)
                 await self._mesh.turned()
                 await asyncio.sleep(count * PAUSE_PER_FRAME_S)
 
-    def _arrived(self, ns: Namespace, stream: AgentStream, call: Call, messages: Any) -> None:
+    def _arrived(
+        self, ns: Namespace, stream: AgentStream, call: Call, messages: Any, ended: set[bytes]
+    ) -> None:
         frames, token = codec.up(messages)
         if token:
             self._authority.reauthenticate(call.stream, token)
         assert stream.session is not None
-        self._mesh.post(ns, c.Frames(stream.session, stream, frames), _audited(call, frames))
+        entry = _audited(call, frames, stream.session, ended)
+        self._mesh.post(ns, c.Frames(stream.session, stream, frames), entry)
 
     async def _write(self, stream: AgentStream, context: Any, response: type[Any], limit_bytes: int) -> bool:
         """Write what waits until the stream is to end; returns False when the call was over before that."""
@@ -199,9 +206,21 @@ def own_identity(call: Call, agent_id: str) -> None:
         raise Refusal(Reason.IDENTITY_MISMATCH, message, field="agent_id")
 
 
-def _audited(call: Call, frames: list[UpFrame]) -> Entry | None:
-    """Return one audit entry for the state-changing frames of a message, or None without any."""
-    fences = [f.fence for f in frames if isinstance(f, Done | Fail | Stopped)]
+def _audited(call: Call, frames: list[UpFrame], session: Session, ended: set[bytes]) -> Entry | None:
+    """Return one audit entry for the reports of a message that end attempts, or None without any.
+
+    Such a report ends an attempt that its session holds, and changes nothing with another fence: who holds no work must
+    not be able to fill the log. ``ended`` has the fences that were reported before in this turn.
+    """
+    fences: list[bytes] = []
+    for frame in frames:
+        if (
+            isinstance(frame, Done | Fail | Stopped)
+            and frame.fence in session.held
+            and frame.fence not in ended
+        ):
+            ended.add(frame.fence)
+            fences.append(frame.fence)
     if not fences:
         return None
     return Entry(call, count=len(fences), digest=sha256(b"".join(fences)).digest())
