@@ -17,6 +17,8 @@ from meshd.engine.commits import Commits
 from meshd.engine.credentials import system_wall_ms
 
 DENIAL_INTERVAL_S: Final = 10.0
+READ_INTERVAL_S: Final = 1.0
+"""The same while the log is read: who reads it often must not undo the counting."""
 MAX_PENDING_DENIALS: Final = 1_000
 """Different refusals counted apart within one interval; those beyond are counted together."""
 
@@ -73,12 +75,12 @@ class AuditLog:
             key = _OTHERS
         self._denials[key] = self._denials.get(key, 0) + 1
 
-    def flush_denials(self, mono: float, *, force: bool = False) -> None:
-        """Append what was refused, at most once per interval; call it from a timer, and by force at the end.
+    def flush_denials(self, mono: float, interval_s: float = DENIAL_INTERVAL_S) -> None:
+        """Append what was refused, at most once per interval; call it from a timer, and without interval at the end.
 
         ``mono`` is the monotonic time. The caller sees to the commit.
         """
-        if not self._denials or (mono - self._flush_mono < DENIAL_INTERVAL_S and not force):
+        if not self._denials or mono - self._flush_mono < interval_s:
             return
         self._flush_mono = mono
         denials, self._denials = self._denials, {}

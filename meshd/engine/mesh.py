@@ -459,7 +459,7 @@ class Mesh:
             if stream.session is not None and Feature.GO_AWAY in stream.session.features:
                 stream.push(GoAway(GoAwayReason.SHUTTING_DOWN))
             stream.close()
-        self.audit.flush_denials(time.monotonic(), force=True)
+        self.audit.flush_denials(time.monotonic(), 0.0)
         await self.commits.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from agentmesh.v1 import auth_service_pb2 as pb
 from agentmesh.v1 import auth_service_pb2_grpc as pb_grpc
 from meshd.domain.access import SYSTEM_NAMESPACE, Call
+from meshd.engine.audit import READ_INTERVAL_S
 from meshd.engine.authority import Authority
 from meshd.engine.enrolment import Enrolment
 from meshd.engine.mesh import Mesh
@@ -88,14 +89,14 @@ class AuthService(pb_grpc.AuthServiceServicer):
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, context: Any
     ) -> pb.ListAuditEventsResponse:
-        """List audit records, those of refusals still counted in memory included."""
+        """List audit records, those of refusals still counted in memory included, but for the last second's."""
         call = current_call()
         size = validate.page_size(request.page_size)
         conditions = repr((call.namespace, request.subject, request.method, request.denied_only))
         before = page_token.decode_key("audit", conditions, request.page_token) if request.page_token else 0
         namespace = self._existing(call)
         names = (namespace,) if namespace else (*self._mesh.namespaces, SYSTEM_NAMESPACE)
-        self._mesh.audit.flush_denials(time.monotonic(), force=True)
+        self._mesh.audit.flush_denials(time.monotonic(), READ_INTERVAL_S)
         await self._mesh.commits.settled()
         condition = AuditFilter(names, request.subject, request.method, request.denied_only, before, size)
         found, rest = await self._mesh.commits.read_list(self._mesh.store.list_audit, condition)

@@ -64,7 +64,7 @@ def test_strangers_cannot_fill_memory_or_disk(world: World) -> None:
         call = world.call(ANONYMOUS, "SubmitTask")
         call.peer = f"peer-{number}"
         world.audit.deny(call, "TOKEN_INVALID")
-    world.audit.flush_denials(0.0, force=True)
+    world.audit.flush_denials(0.0, 0.0)
     assert len(world.writes.audit) == MAX_PENDING_DENIALS + 1
     assert sum(record.count for record in world.writes.audit) == 10 * MAX_PENDING_DENIALS
     assert verify(of(world, "_mesh")) is None

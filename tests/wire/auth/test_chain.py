@@ -178,7 +178,7 @@ async def test_denials_are_counted(house: House) -> None:
         await failure(stub.SubmitTask(pb.SubmitTaskRequest(), metadata=metadata))
         await failure(stub.SubmitTask(pb.SubmitTaskRequest()))
     house.world.writes.audit.clear()
-    house.world.audit.flush_denials(0.0, force=True)
+    house.world.audit.flush_denials(0.0, 0.0)
     assert sorted((r.namespace, r.subject, r.peer, r.reason, r.count) for r in house.world.writes.audit) == [
         ("_mesh", "anonymous", "127.0.0.1", "TOKEN_MISSING", 3),
         ("blue", "agent:blue/a-1", "127.0.0.1", "ACCESS_DENIED", 3),

@@ -341,6 +341,30 @@ async def test_the_audit_log(daemon: Daemon) -> None:
     assert (await failure(refused)).reason == "ACCESS_DENIED"
 
 
+async def test_reading_the_log_often_leaves_refusals_counted(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.mesh._sweep.stop()
+
+    async def counted() -> list[int]:
+        request = pb.ListAuditEventsRequest(denied_only=True)
+        return [event.count for event in (await daemon.socket.ListAuditEvents(request)).events]
+
+    async def refused() -> None:
+        assert (
+            await failure(daemon.tcp.ListAuditEvents(pb.ListAuditEventsRequest()))
+        ).reason == "TOKEN_MISSING"
+
+    await refused()
+    assert await counted() == [1]
+    monkeypatch.setattr("meshd.wire.services.auth.READ_INTERVAL_S", 3_600.0)
+    for _ in range(3):
+        await refused()
+        assert await counted() == [1]
+    monkeypatch.setattr("meshd.wire.services.auth.READ_INTERVAL_S", 0.0)
+    assert await counted() == [3, 1]
+
+
 async def test_keys_are_public_and_stay(daemon: Daemon) -> None:
     (key,) = (await daemon.tcp.ListKeys(pb.ListKeysRequest())).keys
     assert len(key.public_key) == 32
