@@ -52,6 +52,11 @@ def spec_from(message: task_pb2.TaskSpec, new_id: str) -> TaskSpec:
         default_requirements=default,
     )
     _take_options(message, spec)
+    if not payload.media_type.isprintable():
+        # A NUL would let it run on into what follows it in the digest: other content, and the same task.
+        raise validate.invalid(
+            "spec.payload.media_type", "has control characters; name a type such as text/plain"
+        )
     spec.digest = digest(spec, payload.inline, payload.media_type)
     return spec
 

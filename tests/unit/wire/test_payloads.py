@@ -88,6 +88,16 @@ def test_what_does_not_fit_is_refused_by_its_name(
         assert int(refused.value.metadata["size_bytes"]) > int(refused.value.metadata["limit_bytes"])
 
 
+def test_a_media_type_cannot_stand_for_other_content() -> None:
+    honest = Payload(media_type="app/bin", inline=b"to=alice;\0''\0\0amount=9")
+    forged = Payload(media_type="app/bin\0''\0\0to=alice;", inline=b"amount=9")
+    assert as_input(honest)
+    for media_type in (forged.media_type, "text/plain\n", "\x7f"):
+        with pytest.raises(Refusal, match="control characters") as refused:
+            as_input(Payload(media_type=media_type, inline=forged.inline))
+        assert refused.value.field == "spec.payload.media_type"
+
+
 def test_the_largest_fits_into_the_smallest_message_and_two_into_any() -> None:
     assert LARGEST.ByteSize() <= MAX_PAYLOAD_BYTES
     smallest_bytes = frames.MIN_INBOUND_BYTES - HEADROOM_BYTES
