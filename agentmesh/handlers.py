@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 from agentmesh import tracing
 from agentmesh.errors import InvalidRequest
-from agentmesh.reports import NonRetryable, Result, TaskCancelled, cut_text, report_of
+from agentmesh.reports import Fail, NonRetryable, Result, TaskCancelled, cut_text, report_of
 from agentmesh.session import Attempt
 from agentmesh.v1.session_pb2 import AgentFrame, CancelReason
 
@@ -238,8 +238,13 @@ class HandlerRunner:
             task.cancel()
 
     async def _run_async(self, handler: AsyncHandler, context: TaskContext, attempt: Attempt) -> Result:
-        with tracing.handling(attempt.assign, self._namespace, self._agent_id):
-            return await handler(context)
+        try:
+            with tracing.handling(attempt.assign, self._namespace, self._agent_id):
+                return await handler(context)
+        except SystemExit as error:
+            # It would go through the loop and end the agent with all its attempts. A KeyboardInterrupt shall: it may be
+            # a real one, where `serve` runs on a loop that leaves Ctrl-C as it is.
+            raise Fail("SystemExit", str(error)) from error
 
     def _async_ended(self, context: TaskContext, attempt: Attempt, task: asyncio.Task[Result]) -> None:
         if task.cancelled():

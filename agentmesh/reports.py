@@ -12,6 +12,7 @@ gone for good. Failures carry type and message, never a payload.
 
 from __future__ import annotations
 
+import inspect
 from typing import TypeAlias
 
 from agentmesh.errors import InvalidRequest, TooLarge
@@ -68,6 +69,11 @@ def cut_text(text: str, limit_bytes: int) -> str:
 
 
 def _report_of_result(fence: bytes, result: Result) -> AgentFrame:
+    returned: object = result  # whatever the annotations say
+    if inspect.isawaitable(returned):
+        # It looked like a sync handler: a function or a decorator around an async one, as a rule.
+        what = f"the handler returned a {type(result).__name__} that nobody awaits: declare it async def"
+        return _fail_frame(fence, "InvalidResult", what, retryable=False)
     try:
         return AgentFrame(done=Done(fence=fence, output=encode_payload(result)))
     except (TooLarge, InvalidRequest) as error:  # the same result would come again

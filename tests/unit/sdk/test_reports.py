@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agentmesh import Fail, NonRetryable
@@ -41,6 +43,13 @@ def test_whatever_is_raised_is_reported(
 def test_what_cannot_travel_fails_for_good() -> None:
     fail = report_of(b"a", "file-\udcff", None, was_cancelled=False).fail
     assert (fail.type, fail.retryable) == ("InvalidResult", False)
+
+
+async def test_an_async_handler_that_looked_like_a_sync_one_is_told_what_to_do() -> None:
+    future = asyncio.get_running_loop().create_future()
+    fail = report_of(b"a", future, None, was_cancelled=False).fail  # type: ignore[arg-type]
+    assert (fail.type, fail.retryable) == ("InvalidResult", False)
+    assert "declare it async def" in fail.message
 
 
 def test_a_value_counts_after_a_cancel_and_none_does_not() -> None:

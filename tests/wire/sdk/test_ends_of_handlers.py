@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,23 @@ def test_no_value_and_no_error_of_a_handler_costs_a_slot(
         assert stream.expect("fail", fence).type == kind
     stream.send(assign("next", task_type))
     stream.expect("done", "next")
+
+
+@pytest.mark.parametrize("task_type", ["sync", "async"])
+def test_a_handler_that_calls_exit_fails_its_attempt_and_not_its_agent(
+    mesh: FakeMesh, agent: Agent, start: Start, task_type: str
+) -> None:
+    @agent.task("sync")
+    def sync_handler(task: TaskContext) -> None:
+        sys.exit(3)
+
+    @agent.task("async")
+    async def async_handler(task: TaskContext) -> None:
+        sys.exit(3)
+
+    start(agent)
+    stream = mesh.next_stream()
+    stream.send(assign("a", task_type), assign("b", task_type))
+    for fence in ("a", "b"):
+        fail = stream.expect("fail", fence)
+        assert (fail.type, fail.message, fail.retryable) == ("SystemExit", "3", True)
