@@ -11,13 +11,11 @@ import asyncio
 import logging
 import os
 import random
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from types import FrameType
 from typing import TypeVar
 
 from agentmesh.backoff import SystemClock
@@ -29,6 +27,7 @@ from agentmesh.identity import Identity, state_directory
 from agentmesh.link import GrpcLink
 from agentmesh.presence import Presence
 from agentmesh.session import Attempt, SessionMachine
+from agentmesh.stopping import calling_on_signals
 from agentmesh.task_specs import duration
 from agentmesh.v1.agent_pb2 import AgentSpec, AgentType, Endpoint, LeaseSettings
 
@@ -258,14 +257,9 @@ class Agent:
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        # Plain handlers, not the loop's: they also run while an async handler blocks the loop.
         ends: list[threading.Timer] = []
 
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
+        def stop() -> None:
             at_once = self._stop_asked
             self.stop(within_s=0.0 if at_once else None)
             within_s = _AT_ONCE_S if at_once else self._drain_timeout_s + _LEAVE_MARGIN_S
@@ -273,14 +267,12 @@ class Agent:
             ends[-1].daemon = True
             ends[-1].start()
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            for timer in ends:
-                timer.cancel()
+        with calling_on_signals(stop):
+            try:
+                yield
+            finally:
+                for timer in ends:
+                    timer.cancel()
 
 
 def _end_process() -> None:
