@@ -38,7 +38,7 @@ from agentmesh.handlers import Progressed, Uplink
 from agentmesh.identity import Identity
 from agentmesh.link import Connect, Link, Stream
 from agentmesh.session import Attempt, SessionMachine
-from agentmesh.v1.agent_pb2 import AgentSpec, Health
+from agentmesh.v1.agent_pb2 import Agent, AgentSpec, Health
 from agentmesh.v1.registry_service_pb2 import GetAgentRequest, RegisterAgentRequest
 from agentmesh.v1.session_pb2 import AgentFrame, GoAway, GoAwayReason
 
@@ -89,6 +89,7 @@ class Presence:
         self._session_key = os.urandom(16)
         self._lost_session_id = ""
         self._endpoint: str | None = None
+        self._was_set_up = False
         self._refused_tokens = 0
         self._last_frame_s = 0.0
         self._away_since_s: float | None = None
@@ -109,17 +110,18 @@ class Presence:
         self._away_since_s = self._clock.monotonic()
         while True:
             endpoint, self._endpoint = self._endpoint, None
-            link = self._connect(endpoint)
             try:
-                await self._live(link)
+                link = self._link(endpoint)
+                try:
+                    await self._live(link)
+                finally:
+                    await link.close()
                 failure = "the daemon ended the stream"
                 retry_after_s = 0.0
             except _POINTLESS_TO_RETRY:
                 raise
             except MeshError as error:
                 failure, retry_after_s = str(error), error.retry_after_s or 0.0
-            finally:
-                await link.close()
             if self._bye_said.is_set():
                 return
             self._note_absence(failure)
@@ -152,6 +154,17 @@ class Presence:
 
     # ---- one stream ------------------------------------------------------------------------------------------------
 
+    def _link(self, endpoint: str | None) -> Link:
+        try:
+            link = self._connect(endpoint)
+        except ConfigurationError as error:
+            if not self._was_set_up:
+                raise
+            # What could be used before comes back, as a CA file does that is being replaced.
+            raise Unreachable(error.message) from error
+        self._was_set_up = True
+        return link
+
     async def _live(self, link: Link) -> None:
         """From connecting to the end of one stream."""
         token = await self._identity.token(link)
@@ -181,7 +194,10 @@ class Presence:
         namespace, agent_id = self._machine.namespace, self._machine.agent_id
         if self._lost_session_id:
             # Our session ended behind our back. If another process has one by now, two would take turns for ever.
-            agent = await link.get_agent(GetAgentRequest(namespace=namespace, agent_id=agent_id), token)
+            try:
+                agent = await link.get_agent(GetAgentRequest(namespace=namespace, agent_id=agent_id), token)
+            except NotFound:  # a mesh restored from a backup that is older than this agent: nobody lives
+                agent = Agent()
             if agent.session_id not in ("", self._lost_session_id) and agent.health in _LIVE:
                 raise self._superseded()
         request = RegisterAgentRequest(namespace=namespace, spec=self._spec, session_key=self._session_key)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from agentmesh.errors import (
+    ConfigurationError,
     MeshError,
     NotAuthenticated,
+    NotFound,
     Overloaded,
     SessionEnded,
     Superseded,
@@ -51,6 +53,8 @@ class World:
         self.answers_beats = True
         self.is_slow_to_open = False
         self.forgets_sessions = False
+        self.knows_the_agent = True
+        self.is_set_up = True
         self.refusal: MeshError | None = None
         self.rival: str | None = None
         self.tokens: dict[str, float] = {}
@@ -80,6 +84,8 @@ class World:
 
     def connect(self, endpoint: str | None) -> WorldLink:
         self.connects_s.append(self.clock.now_s)
+        if not self.is_set_up:
+            raise ConfigurationError("the CA file does not exist")
         return WorldLink(self)
 
 
@@ -112,6 +118,8 @@ class WorldLink:
 
     async def get_agent(self, request: GetAgentRequest, token: str) -> Agent:
         self.world.require(token)
+        if not self.world.knows_the_agent:
+            raise NotFound("unknown", reason="AGENT_NOT_FOUND")
         return Agent(session_id=self.world.rival or "", health=Health.HEALTH_HEALTHY)
 
     def open_stream(self, token: str, *, takes_work: bool) -> WorldStream:
@@ -294,6 +302,34 @@ async def test_a_forgotten_session_is_registered_anew_unless_a_rival_lives(setup
     await setup.clock.advance(2.0)
     assert setup.running.done()
     assert isinstance(setup.running.exception(), Superseded)
+
+
+async def test_a_mesh_that_forgot_the_agent_itself_gets_it_back(setup: Setup) -> None:
+    setup.world.knows_the_agent = False  # restored from a backup that is older than the agent
+    setup.world.forgets_sessions = True
+    setup.world.go_down()
+    setup.world.is_up = True
+    await setup.clock.advance(2.0)
+    assert not setup.running.done()
+    assert (setup.world.registrations, len(setup.world.openings)) == (2, 2)
+
+
+async def test_a_ca_file_that_is_missing_for_a_while_is_waited_for(setup: Setup) -> None:
+    setup.world.is_set_up = False
+    setup.world.go_down()
+    setup.world.is_up = True
+    await setup.clock.advance(60.0)
+    assert not setup.running.done()
+    setup.world.is_set_up = True
+    await setup.clock.advance(1.0)
+    assert len(setup.world.openings) == 2
+
+
+async def test_a_ca_file_that_was_never_there_ends_the_agent(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    setup.world.is_set_up = False
+    await settle()
+    assert isinstance(setup.running.exception(), ConfigurationError)
 
 
 async def test_leaving_while_the_daemon_is_away_ends(setup: Setup) -> None:
