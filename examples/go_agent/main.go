@@ -2,7 +2,8 @@
 //
 // It registers, opens one Work stream, beats, counts the words of each task, and keeps a result until the mesh has
 // acknowledged it, over broken connections too. When its session was lost it begins another; when another process took
-// its place, or its token has ended, it stops and says so. `make polyglot-check` builds it and has it complete a task.
+// its place, or its token has ended, it stops and says so; on SIGTERM or Ctrl-C it says Bye. `make polyglot-check` builds
+// it and has it complete tasks.
 package main
 
 import (
@@ -13,8 +14,10 @@ import (
 	"log"
 	"math/rand"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	mesh "agentmesh/gen/agentmesh/v1"
@@ -23,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -39,16 +43,25 @@ type agent struct {
 	results   map[string]*mesh.Done // by fence: finished, not yet acknowledged
 }
 
+// pings find a connection that died without a word: without them the agent would wait on it for ever.
+var pings = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}
+
 // errReplaced ends the agent: two processes with one id would take turns for ever.
 var errReplaced = errors.New("another process runs as this agent: give each its own id")
 
 func main() {
 	address, token := os.Getenv("AGENTMESH_ADDRESS"), os.Getenv("AGENTMESH_TOKEN")
 	ctx := metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token)
+	ctx, end := context.WithCancel(ctx)
+	leaving, _ := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(leaving, func() { time.AfterFunc(3*time.Second, end) }) // for a mesh that does not answer Bye
 	self := &agent{id: os.Getenv("AGENTMESH_AGENT_ID"), key: newKey(), results: map[string]*mesh.Done{}}
 	for {
-		err := self.live(ctx, address)
+		err := self.live(ctx, leaving, address)
 		log.Printf("the stream ended: %v", err)
+		if leaving.Err() != nil {
+			return
+		}
 		switch {
 		case reason(err) == "SESSION_NOT_FOUND" && self.session != nil:
 			self.lost, self.session, self.key, self.streamSeq = self.session.SessionId, nil, newKey(), 0
@@ -64,15 +77,25 @@ func main() {
 		if self.session != nil {
 			backoff = self.session.Limits.MaxReconnectBackoff.AsDuration()
 		}
-		time.Sleep(time.Duration(rand.Float64() * float64(backoff)))
+		select {
+		case <-leaving.Done():
+			return
+		case <-time.After(part(backoff, 0)):
+		}
 	}
 }
 
+// part is a random part of a pause, at least this share: a fleet must not move in step.
+func part(pause time.Duration, least float64) time.Duration {
+	return time.Duration((least + (1-least)*rand.Float64()) * float64(pause))
+}
+
 // live connects, registers unless there is a session, and serves one stream until it ends.
-func (a *agent) live(ctx context.Context, address string) error {
+func (a *agent) live(ctx, leaving context.Context, address string) error {
 	// A new channel each time: gRPC's own backoff may reconnect too late.
 	// Plaintext never leaves this host; to another one, use credentials.NewClientTLSFromFile.
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithKeepaliveParams(pings))
 	if err != nil {
 		return err
 	}
@@ -82,7 +105,7 @@ func (a *agent) live(ctx context.Context, address string) error {
 			return err
 		}
 	}
-	return a.work(ctx, mesh.NewSchedulerServiceClient(connection))
+	return a.work(ctx, leaving, mesh.NewSchedulerServiceClient(connection))
 }
 
 // register begins a session, unless the agent lost its last one to another process.
@@ -91,10 +114,11 @@ func (a *agent) register(ctx context.Context, registry mesh.RegistryServiceClien
 	defer cancel()
 	if a.lost != "" {
 		known, err := registry.GetAgent(ctx, &mesh.GetAgentRequest{AgentId: a.id})
-		if err != nil {
+		// A mesh restored from a backup may not know the agent; then nobody took its place.
+		if err != nil && reason(err) != "AGENT_NOT_FOUND" {
 			return err
 		}
-		if known.Agent.SessionId != "" && known.Agent.SessionId != a.lost {
+		if other := known.GetAgent().GetSessionId(); other != "" && other != a.lost {
 			switch known.Agent.Health {
 			case mesh.Health_HEALTH_HEALTHY, mesh.Health_HEALTH_SUSPECT, mesh.Health_HEALTH_DEAF, mesh.Health_HEALTH_DRAINING:
 				return errReplaced
@@ -129,8 +153,8 @@ func reason(err error) string {
 	return ""
 }
 
-// work opens a stream and serves it until it ends.
-func (a *agent) work(ctx context.Context, scheduler mesh.SchedulerServiceClient) error {
+// work opens a stream and serves it until it ends; when the agent is to leave, it says Bye and the mesh ends the stream.
+func (a *agent) work(ctx, leaving context.Context, scheduler mesh.SchedulerServiceClient) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := scheduler.Work(ctx)
@@ -172,10 +196,13 @@ func (a *agent) work(ctx context.Context, scheduler mesh.SchedulerServiceClient)
 						return err
 					}
 				}
-				go beat(ctx, frame.Opened.Limits.BeatInterval.AsDuration(), send)
+				go beat(ctx, leaving, frame.Opened.Limits.BeatInterval.AsDuration(), send)
 			case *mesh.MeshFrame_Assign:
-				done := handle(frame.Assign)
-				a.results[string(done.Fence)] = done
+				done, known := a.results[string(frame.Assign.Fence)]
+				if !known { // else it is told again: answer as before, do not start it twice
+					done = handle(frame.Assign)
+					a.results[string(done.Fence)] = done
+				}
 				if err := send(&mesh.AgentFrame{Frame: &mesh.AgentFrame_Done{Done: done}}); err != nil {
 					return err
 				}
@@ -196,15 +223,17 @@ func handle(task *mesh.Assign) *mesh.Done {
 	}}
 }
 
-// beat proves that the agent lives, at the pace the mesh prescribes.
-func beat(ctx context.Context, interval time.Duration, send func(...*mesh.AgentFrame) error) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+// beat proves that the agent lives, at the pace the mesh prescribes, until it leaves: what it still holds then goes to
+// others at once, and does not count as lost.
+func beat(ctx, leaving context.Context, interval time.Duration, send func(...*mesh.AgentFrame) error) {
 	for seq := int64(1); ; seq++ {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-leaving.Done():
+			send(&mesh.AgentFrame{Frame: &mesh.AgentFrame_Bye{Bye: &mesh.Bye{Reason: "told to end"}}})
+			return
+		case <-time.After(part(interval, 0.8)):
 			if send(&mesh.AgentFrame{Frame: &mesh.AgentFrame_Beat{Beat: &mesh.Beat{Seq: seq}}}) != nil {
 				return
 			}

@@ -2,7 +2,7 @@
 
 The agent gets its address, its id and a token in the environment, as any agent would, and must count words. meshd is
 restarted in between: an agent of the minimal profile comes back by itself. It also comes back when its session was lost,
-and stops when another process took its place.
+or the mesh was restored to before it knew the agent; it stops when another process took its place, and says Bye on SIGTERM.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ def wait_until_lost(channel: grpc.Channel, agent_id: str) -> None:
     watch.cancel()
 
 
+def forget_everything(meshd: MeshdProcess) -> None:
+    """Have a mesh that is down know neither agents nor tasks: restored from a backup of its first hour."""
+    for part in meshd.data_dir.glob("mesh.db*"):
+        part.unlink()
+
+
+def health(channel: grpc.Channel, agent_id: str) -> agent_pb2.Health.ValueType:
+    """Return how an agent is."""
+    request = registry_service_pb2.GetAgentRequest(namespace="default", agent_id=agent_id)
+    return registry_service_pb2_grpc.RegistryServiceStub(channel).GetAgent(request).agent.health
+
+
 def main(name: str, command: list[str]) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -75,10 +87,17 @@ def main(name: str, command: list[str]) -> None:
             wait_until_lost(channel, agent_id)
             agent.thaw()
             count_words(stub, "third", "in another session")
-            with ChildProcess(f"{name}-again", command, Path(folder), environment):
+            with ChildProcess(f"{name}-again", command, Path(folder), environment) as successor:
                 assert agent.wait(TIMEOUT_S) != 0
                 assert "another process runs as this agent" in agent.log_tail()
                 count_words(stub, "fourth", "by the one that took its place")
+                meshd.kill()
+                forget_everything(meshd)
+                meshd.start()
+                count_words(stub, "fifth", "for a mesh that does not know it")
+                successor.terminate()
+                assert successor.wait(TIMEOUT_S) == 0
+                assert health(channel, agent_id) == agent_pb2.HEALTH_DECLARED, "it left without Bye"
     sys.stdout.write(f"{name}: completed its tasks in the minimal profile\n")
 
 
