@@ -6,6 +6,7 @@ The registry: which agents there are, what they can do, and how they are."""
 from agentmesh.v1 import agent_pb2 as agent_pb2
 from agentmesh.v1 import requirements_pb2 as requirements_pb2
 from agentmesh.v1 import session_pb2 as session_pb2
+from agentmesh.v1 import task_pb2 as task_pb2
 from agentmesh.v1 import watch_pb2 as watch_pb2
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
@@ -1083,14 +1084,14 @@ class TaskCount(message.Message):
 
     STATE_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
-    state: builtins.str
-    """The state's name, such as QUEUED."""
+    state: task_pb2.TaskState.ValueType
+    """The state."""
     count: builtins.int
     """How many."""
     def __init__(
         self,
         *,
-        state: builtins.str = ...,
+        state: task_pb2.TaskState.ValueType = ...,
         count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

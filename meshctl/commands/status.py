@@ -91,7 +91,7 @@ def _write_summary(mesh: Mesh, summary: registry_service_pb2.GetMeshStatusRespon
 def namespace_row(entry: registry_service_pb2.NamespaceStatus) -> tuple[str, ...]:
     """Returns a namespace as a row under NAMESPACE_HEADERS."""
     agents = (f"{item.count} {words.health_word(item.health)}" for item in entry.agents if item.count)
-    tasks = (f"{item.count} {item.state.lower()}" for item in entry.tasks if item.count)
+    tasks = (f"{item.count} {words.state_word(item.state)}" for item in entry.tasks if item.count)
     age = entry.oldest_queued_age
     return (
         entry.namespace,

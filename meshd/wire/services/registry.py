@@ -322,7 +322,11 @@ def _status(ns: Namespace) -> pb.NamespaceStatus:
             pb.HealthCount(health=int(h), count=n)  # type: ignore[arg-type]
             for h, n in sorted(health.items())
         ],
-        tasks=[pb.TaskCount(state=s.name, count=n) for s, n in states.items() if n],
+        tasks=[
+            pb.TaskCount(state=int(s), count=n)  # type: ignore[arg-type]
+            for s, n in states.items()
+            if n
+        ],
         ended_count=ns.ended_count,
         free_slots=sum(s.free_slots for s in ns.sessions.values() if s.bucket >= 0),
     )

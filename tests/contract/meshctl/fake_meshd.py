@@ -296,7 +296,7 @@ class FakeMeshd(
         answer.bounds.hung.FromSeconds(5)
         entry = answer.namespaces.add(namespace="production", free_slots=3, ended_count=self.ended_count)
         entry.agents.add(health=agent_pb2.HEALTH_HEALTHY, count=2)
-        entry.tasks.add(state="QUEUED", count=7)
+        entry.tasks.add(state=task_pb2.TASK_STATE_QUEUED, count=7)
         entry.oldest_queued_age.FromSeconds(90)
         answer.server_time.CopyFrom(now())
         answer.keepalive.FromSeconds(1)

@@ -221,7 +221,7 @@ async def test_status_counts_agents_and_tasks(mesh: RunningMesh) -> None:
     status = await mesh.operator.registry.GetMeshStatus(pb.GetMeshStatusRequest())
     (namespace,) = status.namespaces
     assert [(c.health, c.count) for c in namespace.agents] == [(agent_pb2.HEALTH_HEALTHY, 1)]
-    assert [(c.state, c.count) for c in namespace.tasks] == [("QUEUED", 1)]
+    assert [(c.state, c.count) for c in namespace.tasks] == [(task_pb2.TASK_STATE_QUEUED, 1)]
     assert namespace.free_slots == 2
     assert status.bounds.killed.seconds == 1
 
