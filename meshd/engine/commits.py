@@ -1,8 +1,8 @@
 """Commits: closes batches, has the store write them, and lets out what waited for them.
 
-Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failure nothing is
-written or let out any more, everybody who waits is told, and ``on_failure`` ends the process: memory and disk never
-disagree. Who comes after the end is refused.
+Invariant: one batch is being written at a time, on one thread; meanwhile the next collects. After a failure, of a write or
+of a read that shows the disk broken, nothing is written or let out any more, everybody who waits is told, and ``on_failure``
+ends the process: memory and disk never disagree. Who comes after the end is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.records import Writes
 from meshd.ports.observer import Observer
-from meshd.ports.store import Stop, StorageError, Store
+from meshd.ports.store import Stop, StorageBrokenError, StorageError, Store
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -135,8 +135,7 @@ class Commits:
 
     async def read(self, read: Callable[..., T], *args: Any) -> T:
         """Run a read of the store on a reader thread. Raises Refusal when that failed or is closed."""
-        self._refuse_if_over()
-        return await self._loop.run_in_executor(self._readers, read, *args)
+        return await self._read_on(self._readers, read, *args)
 
     async def read_list(self, read: Callable[[C, Stop], T], condition: C) -> T:
         """Run a list of the store, which may look at all there is, on a thread that no other read waits for.
@@ -144,7 +143,6 @@ class Commits:
         It ends its page when its time is over, and when its caller has gone. Raises Refusal when the store failed or is
         closed.
         """
-        self._refuse_if_over()
         gone = threading.Event()
 
         def listed() -> T:
@@ -152,9 +150,17 @@ class Commits:
             return read(condition, lambda: gone.is_set() or time.monotonic() >= end_mono)
 
         try:
-            return await self._loop.run_in_executor(self._lister, listed)
+            return await self._read_on(self._lister, listed)
         finally:
             gone.set()
+
+    async def _read_on(self, threads: ThreadPoolExecutor, read: Callable[..., T], *args: Any) -> T:
+        self._refuse_if_over()
+        try:
+            return await self._loop.run_in_executor(threads, read, *args)
+        except StorageBrokenError as error:
+            self.fail(error)
+            raise storage_failed() from error
 
     async def write_aside(self, write: Callable[..., T], *args: Any) -> T:
         """Run maintenance of the store on the writer thread, between commits."""
@@ -261,7 +267,7 @@ def shutting_down() -> Refusal:
 
 
 def storage_failed() -> Refusal:
-    """Return the refusal of everything after a failed write."""
+    """Return the refusal of everything after a failed write, or a read of what is broken."""
     message = (
         "the daemon's storage failed and it is going down; the outcome of this call is unknown, ask again"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from meshd.domain.commands import KnownTask
+from meshd.domain.errors import Refusal
 from meshd.engine.commits import Commits
 from meshd.engine.id_filter import IdFilter
 from meshd.ports.store import Store
@@ -36,11 +37,14 @@ class KnownTasks:
         self._running: asyncio.Task[None] | None = None
 
     async def learn(self) -> None:
-        """Read the ids of earlier lives, beside everything else. Raises StorageError."""
+        """Read the ids of earlier lives, beside everything else; end early when meshd does. Raises StorageError."""
         stored = IdFilter()
         last_key = 0
         while stored.size_bytes <= MAX_FILTER_BYTES:
-            found = await self._commits.read(self._learn_piece, stored, last_key)
+            try:
+                found = await self._commits.read(self._learn_piece, stored, last_key)
+            except Refusal:
+                return
             if not found:
                 self._stored = stored
                 return
@@ -54,7 +58,7 @@ class KnownTasks:
         return ids[-1][0] if ids else 0
 
     async def find(self, namespace: str, task_ids: list[str]) -> Known:
-        """Return what the store knows of the ids, which count as taken from now on. Raises StorageError."""
+        """Return what the store knows of the ids, which count as taken from now on. Raises Refusal or StorageError."""
         maybe = [task_id for task_id in task_ids if self._may_know(namespace, task_id)]
         if self._taken is not None and self._taken.size_bytes > MAX_FILTER_BYTES:
             self._taken = None

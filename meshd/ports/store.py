@@ -30,6 +30,10 @@ class StorageError(Exception):
     """Durable state could not be read or written; the message says what and the next step."""
 
 
+class StorageBrokenError(StorageError):
+    """The disk fails, or what is on it is damaged: the process must stop, also when it only read."""
+
+
 class StorageFullError(StorageError):
     """There was no space for a write, and nothing of it was taken: it may be written again."""
 

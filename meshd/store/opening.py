@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from meshd.ports.store import StorageError, StorageFullError
+from meshd.ports.store import StorageBrokenError, StorageError, StorageFullError
 from meshd.store import schema
 from meshd.store.compiled import DIALECT
 from meshd.store.copying import copy_database, sync_directory
@@ -81,11 +81,14 @@ def explained(path: Path) -> Iterator[None]:
         # The rows are at fault, not the file: whoever wrote them says so.
         raise
     except (sqlite3.Error, OSError) as error:
+        code = getattr(error, "sqlite_errorcode", 0)
         # The lower byte is the kind of error, the rest its cause.
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE:
+        if code & 0xFF in DAMAGE:
             raise damaged(path, error) from error
-        full = getattr(error, "sqlite_errorcode", 0) in FULL or getattr(error, "errno", 0) == errno.ENOSPC
-        raise (StorageFullError if full else StorageError)(
+        kind = StorageBrokenError if code & 0xFF == sqlite3.SQLITE_IOERR else StorageError
+        if code in FULL or getattr(error, "errno", 0) == errno.ENOSPC:
+            kind = StorageFullError
+        raise kind(
             f"the database {path} cannot be used: {error}; see to its disk and permissions, then start meshd again"
         ) from error
 
@@ -99,9 +102,9 @@ def fold_log(connection: sqlite3.Connection) -> bool:
     return not busy and logged == folded
 
 
-def damaged(path: Path, error: Exception) -> StorageError:
+def damaged(path: Path, error: Exception) -> StorageBrokenError:
     """Return the error for a database whose content makes no sense."""
-    return StorageError(
+    return StorageBrokenError(
         f"the database {path} is damaged: {error}; keep a copy of it and restore the newest backup"
     )
 

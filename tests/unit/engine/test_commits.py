@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from meshd.domain.records import SigningKeyRecord, Writes
 from meshd.engine import commits as commits_module
 from meshd.engine.commits import Commits
 from meshd.ports.observer import Observer
-from meshd.ports.store import StorageError, Store
+from meshd.ports.store import StorageBrokenError, StorageError, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -216,6 +216,31 @@ async def test_what_is_written_when_a_step_breaks_a_rule_is_not_let_out() -> Non
             await in_it
     await commits.close()
     assert not let_out
+
+
+@pytest.mark.parametrize("lists", [False, True])
+async def test_a_read_of_what_is_broken_is_the_end_and_another_that_fails_is_not(lists: bool) -> None:
+    failures = list[StorageError]()
+    commits = failing_commits(CountingStore(), release, failures)
+    error = StorageError("no handle left")
+
+    def read(*_: object) -> None:
+        raise error
+
+    def reading() -> Awaitable[None]:
+        return commits.read_list(read, None) if lists else commits.read(read)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(StorageError, match="no handle left"):
+            await reading()
+        await change(commits)
+        error = StorageBrokenError("a page is damaged")
+        for refused in (reading(), change(commits)):
+            with pytest.raises(Refusal) as caught:
+                await refused
+            assert caught.value.reason is Reason.SHUTTING_DOWN
+    assert [str(failure) for failure in failures] == ["a page is damaged"]
+    await commits.close()
 
 
 async def test_payloads_count_until_they_are_durable() -> None:

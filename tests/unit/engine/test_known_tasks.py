@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from meshd.domain.commands import KnownTask
+from meshd.domain.errors import Refusal
 from meshd.domain.values import TaskState
 from meshd.engine import known_tasks as module
-from meshd.engine.commits import Commits
+from meshd.engine.commits import Commits, shutting_down
 from meshd.engine.known_tasks import PIECE, KnownTasks
 from meshd.ports.store import StorageError, Store, StoredDigest
 
@@ -60,6 +61,17 @@ async def test_then_only_ids_that_may_be_known_are() -> None:
     last = store.ids[-1]
     assert await known.find("default", ["new-1", last, "new-2"]) == {last: KnownTask(7, b"digest")}
     assert store.asked == [last]
+
+
+async def test_learning_ends_when_meshd_does() -> None:
+    class GoneCommits(DirectCommits):
+        async def read(self, read: Callable[..., Any], *args: Any) -> Any:
+            raise shutting_down()
+
+    known = KnownTasks(cast("Store", FakeStore([])), cast("Commits", GoneCommits()))
+    await known.learn()
+    with pytest.raises(Refusal):
+        await known.find("default", ["new"])
 
 
 async def test_an_id_submitted_twice_is_looked_up_the_second_time() -> None:

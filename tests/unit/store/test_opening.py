@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshd.ports.store import StorageError
+from meshd.ports.store import StorageBrokenError, StorageError, StorageFullError
 from meshd.store import migrate, opening, schema
 from meshd.store.sqlite import SqliteStore
 from tests.unit.store.samples import a_task, commit
@@ -126,6 +126,24 @@ def test_a_damaged_database_is_refused_with_the_next_step(tmp_path: Path, damage
     # The lock is free again.
     path.unlink()
     SqliteStore(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_IOERR_READ, StorageBrokenError),
+        (sqlite3.SQLITE_CORRUPT, StorageBrokenError),
+        (sqlite3.SQLITE_FULL, StorageFullError),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, StorageFullError),
+        (sqlite3.SQLITE_CANTOPEN, StorageError),
+    ],
+)
+def test_only_a_disk_that_fails_is_called_broken(tmp_path: Path, code: int, kind: type[StorageError]) -> None:
+    raised = sqlite3.OperationalError("no")
+    raised.sqlite_errorcode = code
+    with pytest.raises(StorageError) as caught, opening.explained(tmp_path / "mesh.db"):
+        raise raised
+    assert type(caught.value) is kind
 
 
 def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:

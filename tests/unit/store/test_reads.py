@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from meshd.domain.records import AuditRecord
 from meshd.domain.values import AttemptState, EndedAttempt, Failure, Task, TaskState
-from meshd.ports.store import AuditFilter, Listed, TaskFilter, never
+from meshd.ports.store import AuditFilter, Listed, StorageBrokenError, TaskFilter, never
 from meshd.store import reads
 from meshd.store.compiled import compile_sql
 from meshd.store.sqlite import SqliteStore
@@ -135,6 +137,23 @@ def test_bodies_are_found_by_key(store: SqliteStore) -> None:
     assert store.get_payloads([]) == {}
     assert store.get_payload(2) == b""
     assert [store.get_output(key) for key in (1, 3)] == [b"", b"out"]
+
+
+def test_a_page_that_makes_no_sense_is_told_apart_from_what_may_pass(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.load()
+    commit(store, a_task(1), a_task(2, payload=b"Q" * 50_000))
+    store.close()
+    content = bytearray((tmp_path / "mesh.db").read_bytes())
+    inner = [at for at in range(0, len(content), 4096) if content[at + 100 : at + 4000] == b"Q" * 3900][1]
+    content[inner : inner + 4] = b"\xff\xff\xff\xf0"  # The page on which the payload goes on.
+    (tmp_path / "mesh.db").write_bytes(content)
+    store = SqliteStore(tmp_path)
+    store.load()
+    assert store.get_payload(1) == b"input"
+    with pytest.raises(StorageBrokenError, match="is damaged"):
+        store.get_payloads([1, 2])
+    store.close()
 
 
 def test_a_task_is_found_by_its_name_only_in_its_namespace(filled: SqliteStore) -> None:
