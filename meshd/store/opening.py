@@ -25,13 +25,15 @@ OLDEST_SQLITE = (3, 35, 0)
 # The second: no space to enlarge the index of the log, which happens before a commit counts.
 FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+LOG_LIMIT_BYTES = 64 * 1024 * 1024
+"""The log is longer only while one large commit is in it, somebody reads an old state, or it cannot be folded."""
 
 WRITER_PRAGMAS = (
     # FULL syncs the log at every commit; less loses acknowledged work with the power.
     "PRAGMA synchronous=FULL",
     # Pages of 4 KiB: the log is folded into the database at every 16 MiB, and shrunk when a reader held it up.
     "PRAGMA wal_autocheckpoint=4000",
-    "PRAGMA journal_size_limit=67108864",
+    f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}",
     "PRAGMA cache_size=-65536",
     "PRAGMA foreign_keys=OFF",
     "PRAGMA busy_timeout=5000",

@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,7 @@ from meshd.ports.store import Restored, StorageError, StorageFullError
 from meshd.store import hot, rows, schema
 from meshd.store.compiled import Row, compile_sql
 from meshd.store.lock import DirectoryLock
-from meshd.store.opening import damaged, explained, open_writer
+from meshd.store.opening import LOG_LIMIT_BYTES, damaged, explained, fold_log, open_writer
 from meshd.store.reads import CHUNK, SqliteReads
 from meshd.store.reserve import Reserve
 from meshd.store.schema import has_ended, is_open, tasks
@@ -54,6 +53,7 @@ class SqliteStore(SqliteReads):
         self._space_check_mono = -SPACE_CHECK_S
         self._low_space = False
         self._lock = DirectoryLock(self._directory)
+        self._log_path = self._path.with_name(f"{self._path.name}-wal")
         # Half of what new work leaves: giving it back does not let new work in again.
         self._reserve = Reserve(self._directory, min_free_bytes // 2, min_free_bytes)
         self._reserve_check_mono = time.monotonic()
@@ -96,6 +96,7 @@ class SqliteStore(SqliteReads):
         if now_mono - self._reserve_check_mono >= SPACE_CHECK_S:
             self._reserve_check_mono = now_mono
             self._reserve.take()
+            self._fold_long_log()
 
     def commit_restored(self, writes: Writes, watermark_ms: int) -> None:
         """Make a backup the present: no fence and no token handed out until now is valid any more.
@@ -124,10 +125,7 @@ class SqliteStore(SqliteReads):
 
     def measure(self) -> StorageGauges:
         """Return what the database takes of its disk, its log included, and what is left."""
-        size_bytes = 0
-        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
-            with suppress(OSError):
-                size_bytes += path.stat().st_size
+        size_bytes = _size_bytes(self._path) + _size_bytes(self._log_path)
         try:
             free_bytes = shutil.disk_usage(self._directory).free
         except OSError:
@@ -199,6 +197,19 @@ class SqliteStore(SqliteReads):
                         f"the database {self._path} refused a commit: {error!r}; report this"
                     ) from error
                 raise
+
+    def _fold_long_log(self) -> None:
+        """See why the log has become long: commits fold it, and say nothing when that fails. Raises StorageError."""
+        if _size_bytes(self._log_path) <= LOG_LIMIT_BYTES:
+            return
+        try:
+            with explained(self._path):
+                fold_log(self._writer)
+        except StorageFullError:
+            pass  # What is in the log is durable. Commits wait when there is no space for it either.
+        except StorageError as error:
+            self._refusal = f"the log could not be folded into the database ({error}); start meshd again"
+            raise
 
     def _roll_back(self) -> None:
         try:
@@ -289,6 +300,13 @@ class SqliteStore(SqliteReads):
 
 def _all(table: Any) -> Any:
     return select(table).order_by(*table.primary_key.columns)
+
+
+def _size_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _wall_ms() -> int:

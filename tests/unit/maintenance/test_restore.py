@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from meshd.ports.store import AuditFilter, Restored
 from meshd.store import migrate
 from meshd.store.backup import examine
 from meshd.store.sqlite import SqliteStore
+from tests.unit.store.file_limit import files_up_to
 from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
 NOW_MS = time.time_ns() // 1_000_000
@@ -276,17 +276,6 @@ def test_a_stray_log_is_not_played_into_the_restored_database(places: Places) ->
     places.restore(replace=False)
     with places.open() as (_, restored):
         assert restored.token_watermark_ms
-
-
-@contextmanager
-def files_up_to(size_bytes: int) -> Iterator[None]:
-    """Within, no file can be written beyond a size: a longer database cannot be, a shorter log can."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_what_cannot_be_folded_into_the_prepared_database_restores_nothing(places: Places) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,8 +33,10 @@ from meshd.domain.values import (
     TaskState,
 )
 from meshd.ports.store import AuditFilter, Restored, StorageError, StorageFullError, TaskFilter
+from meshd.store import sqlite
 from meshd.store.reserve import FILE, PIECE_BYTES, Reserve
 from meshd.store.sqlite import FULL_RETRY_S, SPACE_CHECK_S, SqliteStore
+from tests.unit.store.file_limit import files_up_to
 from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
 KILLED = """
@@ -156,14 +159,15 @@ def test_a_failed_sync_is_a_failed_commit(store: SqliteStore, monkeypatch: pytes
 
 
 class FullDisk:
-    """The writer, but its disk is full for so many commits."""
+    """The writer, but its disk is full for so many commits, or other statements."""
 
-    def __init__(self, writer: sqlite3.Connection, failures: int) -> None:
+    def __init__(self, writer: sqlite3.Connection, failures: int, statement: str = "COMMIT") -> None:
         self._writer = writer
         self.failures = failures
+        self._statement = statement
 
     def execute(self, sql: str, *parameters: Any) -> Any:
-        if sql == "COMMIT" and self.failures:
+        if sql == self._statement and self.failures:
             self.failures -= 1
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
@@ -193,6 +197,39 @@ def test_a_full_disk_costs_the_reserve_and_then_time_but_no_commit(
     again, restored = restart(store)
     assert [task.key for task in restored.tasks] == [1, 2]
     again.close()
+
+
+@pytest.fixture
+def long_log(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
+    """A store whose log counts as long at its next commit."""
+    again, _ = restart(store)
+    again._reserve_check_mono -= SPACE_CHECK_S
+    monkeypatch.setattr(sqlite, "LOG_LIMIT_BYTES", 4_096)
+    yield again
+    again.close()
+
+
+def test_a_log_that_cannot_be_folded_is_a_failure(long_log: SqliteStore) -> None:
+    size_bytes = long_log._path.stat().st_size
+    with files_up_to(size_bytes), pytest.raises(StorageError, match="disk I/O error; see to its disk"):
+        commit(long_log, a_task(1, payload=b"p" * (size_bytes // 2)))
+    with pytest.raises(
+        StorageError, match=r"the log could not be folded into the database .*start meshd again"
+    ):
+        commit(long_log, a_task(2))
+    again, restored = restart(long_log)
+    assert [task.key for task in restored.tasks] == [1]
+    again.close()
+
+
+def test_a_log_that_finds_no_space_to_be_folded_is_kept(
+    long_log: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = FullDisk(long_log._writer, 1, "PRAGMA wal_checkpoint(PASSIVE)")
+    monkeypatch.setattr(long_log, "_writer", full)
+    commit(long_log, a_task(1))
+    assert full.failures == 0
+    commit(long_log, a_task(2))
 
 
 def test_a_start_on_a_full_disk_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
