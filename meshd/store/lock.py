@@ -26,20 +26,19 @@ class DirectoryLock:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
         except BlockingIOError:
             holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
             raise StorageError(
                 f"another meshd (pid {holder}) uses {directory}; stop it, or name another data directory (--data-dir)"
             ) from None
-        try:
-            os.ftruncate(self._file, 0)
-            os.write(self._file, f"{os.getpid()}\n".encode())
         except OSError as error:
             os.close(self._file)
             raise StorageError(
-                f"the data directory {directory} cannot be written ({error.strerror}); free space on its disk, or name"
-                " another (--data-dir)"
+                f"the data directory {directory} cannot be locked and written ({error.strerror}); free space on its disk,"
+                " or name another on a local disk (--data-dir)"
             ) from error
 
     def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -101,6 +102,21 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "file" / "data")
 
 
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, _: int) -> None:
+        handles.append(handle)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    handles: list[int] = []
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(
+        StorageError, match=r"cannot be locked and written \(No locks available\); .*local disk"
+    ):
+        SqliteStore(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(*handles)
+
+
 def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = an_old_database(tmp_path)
     change(path, "UPDATE alembic_version SET version_num = '9999'")
@@ -162,9 +178,9 @@ def test_a_start_killed_while_making_the_database_is_begun_anew(tmp_path: Path) 
 def test_an_older_database_is_copied_aside_and_upgraded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = an_old_database(tmp_path / "data")
+    path = an_old_database(tmp_path / "a%20name?of=ones own")
     add_revision(tmp_path, monkeypatch, NEXT_REVISION)
-    store = SqliteStore(tmp_path / "data")
+    store = SqliteStore(path.parent)
     assert store.get_payload(1) == b"input"
     store.close()
     assert read(path, "SELECT DISTINCT colour, description FROM namespaces") == [("red", "upgraded")]
