@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from meshd.domain.values import (
 from meshd.ports.store import AuditFilter, Restored, StorageError, StorageFullError, TaskFilter
 from meshd.store import sqlite
 from meshd.store.reserve import FILE, PIECE_BYTES, Reserve
-from meshd.store.sqlite import FULL_RETRY_S, SPACE_CHECK_S, SqliteStore
+from meshd.store.sqlite import FULL_RETRY_S, SqliteStore
 from tests.unit.store.file_limit import files_up_to
 from tests.unit.store.samples import FAR_MS, a_task, an_agent, an_ended_task, audit_records, commit
 
@@ -184,6 +185,7 @@ def test_a_full_disk_costs_the_reserve_and_then_time_but_no_commit(
     store = SqliteStore(tmp_path, 2 * PIECE_BYTES)
     store.load()
     assert (tmp_path / FILE).stat().st_size == PIECE_BYTES
+    store._reserve_check_mono = inf
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     full = FullDisk(store._writer, 3)
@@ -191,7 +193,7 @@ def test_a_full_disk_costs_the_reserve_and_then_time_but_no_commit(
     commit(store, a_task(1))
     assert (full.failures, waits) == (0, [FULL_RETRY_S] * 2)
     assert (tmp_path / FILE).stat().st_size == 0
-    store._reserve_check_mono -= SPACE_CHECK_S
+    store._reserve_check_mono = -inf
     commit(store, a_task(2))
     assert (tmp_path / FILE).stat().st_size == PIECE_BYTES
     again, restored = restart(store)
@@ -203,7 +205,7 @@ def test_a_full_disk_costs_the_reserve_and_then_time_but_no_commit(
 def long_log(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
     """A store whose log counts as long at its next commit."""
     again, _ = restart(store)
-    again._reserve_check_mono -= SPACE_CHECK_S
+    again._reserve_check_mono = -inf
     monkeypatch.setattr(sqlite, "LOG_LIMIT_BYTES", 4_096)
     yield again
     again.close()
