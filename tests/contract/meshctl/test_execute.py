@@ -214,9 +214,12 @@ def test_a_meshd_that_stays_away_ends_the_wait_with_a_clear_error(
 def test_a_timeout_that_passes_while_meshd_is_away_leaves_the_end_unknown(
     meshd: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def course(mesh: FakeMeshd, task: task_pb2.Task) -> Iterator[scheduler_service_pb2.WatchTaskResponse]:
+        threading.Thread(target=mesh.stop).start()
+        yield from fake_meshd.stay_queued(mesh, task)
+
     monkeypatch.setattr("meshctl.commands.execute._TIMEOUT_MARGIN_S", 0.0)
-    meshd.course = fake_meshd.stay_queued
-    threading.Timer(0.5, meshd.stop).start()
+    meshd.course = course
     outcome = meshctl(*EXECUTE, "--timeout", "1s")
     assert outcome.code == 6
     assert f"--timeout passed while {meshd.address} was away; how task-001 ended is unknown" in outcome.err
