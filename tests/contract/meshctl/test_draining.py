@@ -104,7 +104,7 @@ def test_waiting_ends_when_meshd_stays_away(
     fleet: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "GIVE_UP_S", 0.0)
-    fleet.away_looks = 1_000
+    fleet.away_looks = 2
     outcome = meshctl("drain", "worker-*", "--wait")
     assert outcome.code == 5
     assert "meshd is going down" in outcome.err
