@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from agentmesh.client import Mesh
-from agentmesh.grpc_thread import wait_for_grpc_thread
+from agentmesh.grpc_thread import submit, wait_for_grpc_thread
 from agentmesh.v1.scheduler_service_pb2 import WatchTaskResponse
 
 P = ParamSpec("P")
@@ -39,7 +39,10 @@ def _iterating(
 
 
 class SyncMesh:
-    """A connection to the mesh; use it as `with SyncMesh() as mesh`. Arguments and methods are those of `Mesh`."""
+    """A connection to the mesh; use it as `with SyncMesh() as mesh`. Arguments and methods are those of `Mesh`.
+
+    A child by fork of a process that used the mesh cannot use it: its calls raise ConfigurationError.
+    """
 
     def __init__(
         self,
@@ -109,7 +112,8 @@ def _iterate(items: AsyncGenerator[R, None]) -> Iterator[R]:
         while (item := wait_for_grpc_thread(_next_or_none(items))) is not None:
             yield item
     finally:
-        wait_for_grpc_thread(items.aclose())
+        # Not waited for: an iterator that is left over ends wherever garbage is found, or with the interpreter.
+        submit(items.aclose())
 
 
 async def _next_or_none(items: AsyncGenerator[R, None]) -> R | None:
