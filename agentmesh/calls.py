@@ -43,7 +43,7 @@ class Caller:
     def __init__(
         self,
         target: Target,
-        token: Callable[[], str | None],
+        token: str | Callable[[], str | None] | None,
         *,
         retry_for_s: float,
         clock: Clock | None = None,
@@ -66,9 +66,11 @@ class Caller:
             )
         return channel
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    async def metadata(self) -> tuple[tuple[str, str], ...]:
         """Metadata for the next call."""
-        return call_metadata(self._token())
+        token = self._token
+        # A function may ask a vault, or the mesh itself: here it would hold up the beats of every agent of the process.
+        return call_metadata(await asyncio.to_thread(token) if callable(token) else token)
 
     def deadline_s(self, retry_for_s: float | None = None) -> float:
         """Until when retries of a call that starts now may go on, on this caller's clock."""
@@ -99,7 +101,7 @@ class Caller:
                 patience_s = max(timeout_s, deadline_s - self._clock.monotonic())
                 async with nullcontext() if held else self._place(patience_s):
                     stub = method(self.channel(held=held))
-                    return await stub(request, timeout=timeout_s, metadata=self.metadata())
+                    return await stub(request, timeout=timeout_s, metadata=await self.metadata())
             except grpc.aio.AioRpcError as error:
                 await self.pause_or_raise(from_rpc_error(error), backoff, deadline_s)
 

@@ -78,9 +78,10 @@ class Mesh(DrainCalls):
     """A connection to the mesh; use it as `async with Mesh() as mesh`.
 
     Arguments fall back to AGENTMESH_ADDRESS, AGENTMESH_CA, AGENTMESH_INSECURE, AGENTMESH_TOKEN and
-    AGENTMESH_NAMESPACE. `token` may be a function that returns the current token. `namespace` is meant by every call
-    that names none; without one it is the token's, or "default" on the operator socket. Every method raises MeshError;
-    those that find no daemon try again for `retry_for_s` seconds.
+    AGENTMESH_NAMESPACE. `token` may be a function that returns the current token: it is called in a thread, once for
+    each try of a call. `namespace` is meant by every call that names none; without one it is the token's, or "default"
+    on the operator socket. Every method raises MeshError; those that find no daemon try again for `retry_for_s`
+    seconds. A child by fork of a process that used the mesh cannot use it.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Mesh(DrainCalls):
         known = token if token is not None else os.environ.get("AGENTMESH_TOKEN") or None
         self._caller = Caller(
             resolve_target(address, ca, insecure),
-            known if callable(known) else lambda: known,
+            known,
             retry_for_s=retry_for_s,
         )
         #: The namespace of calls that name none; "" means the token's.

@@ -7,7 +7,7 @@ for many, the position of the last update is named, and a snapshot begins only w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -35,6 +35,7 @@ TERMINAL_STATES = frozenset(
     }
 )
 
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 R = TypeVar("R")
 
@@ -45,7 +46,7 @@ class _Stream(Generic[R]):
     def __init__(
         self,
         caller: Caller,
-        start: Callable[[grpc.aio.Channel], grpc.aio.UnaryStreamCall[Any, R]],
+        start: Callable[[grpc.aio.Channel, Metadata], grpc.aio.UnaryStreamCall[Any, R]],
         retry_for_s: float | None,
     ) -> None:
         self._caller = caller
@@ -58,7 +59,8 @@ class _Stream(Generic[R]):
     async def read(self) -> R | None:
         """The next message; None when the stream broke and may be opened again. MeshError when it may not."""
         if self._call is None:
-            self._call = self._start(self._caller.channel(held=True))
+            metadata = await self._caller.metadata()
+            self._call = self._start(self._caller.channel(held=True), metadata)
         try:
             message = await self._call.read()
             if message is not grpc.aio.EOF:
@@ -87,7 +89,7 @@ class WatchEvents:
     def __init__(self, caller: Caller, request: WatchTaskRequest, retry_for_s: float | None) -> None:
         self._stream: _Stream[WatchTaskResponse] = _Stream(
             caller,
-            lambda channel: SchedulerServiceStub(channel).WatchTask(request, metadata=caller.metadata()),
+            lambda channel, metadata: SchedulerServiceStub(channel).WatchTask(request, metadata=metadata),
             retry_for_s,
         )
         self._ended = False
@@ -134,7 +136,7 @@ class Updates(Generic[U]):
         self,
         caller: Caller,
         request: WatchAgentsRequest | WatchTasksRequest,
-        start: Callable[[grpc.aio.Channel], grpc.aio.UnaryStreamCall[Any, U]],
+        start: Callable[[grpc.aio.Channel, Metadata], grpc.aio.UnaryStreamCall[Any, U]],
         retry_for_s: float | None,
     ) -> None:
         self._request = request  # `after` always names where to go on
@@ -164,7 +166,7 @@ def agent_updates(
     return Updates(
         caller,
         request,
-        lambda channel: RegistryServiceStub(channel).WatchAgents(request, metadata=caller.metadata()),
+        lambda channel, metadata: RegistryServiceStub(channel).WatchAgents(request, metadata=metadata),
         retry_for_s,
     )
 
@@ -176,6 +178,6 @@ def task_updates(
     return Updates(
         caller,
         request,
-        lambda channel: SchedulerServiceStub(channel).WatchTasks(request, metadata=caller.metadata()),
+        lambda channel, metadata: SchedulerServiceStub(channel).WatchTasks(request, metadata=metadata),
         retry_for_s,
     )

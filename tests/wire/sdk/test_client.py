@@ -212,6 +212,22 @@ def test_the_blocking_client_does_the_same(mesh: FakeMesh) -> None:
             client.get("t")
 
 
+def test_a_token_function_may_take_its_time_and_use_the_mesh(mesh: FakeMesh) -> None:
+    mesh.answer["GetTask"] = lambda request: GetTaskResponse(task=ended(request.task_id))
+    mesh.answer["WatchTask"] = lambda request: [WatchTaskResponse(task=ended(request.task_id))]
+    with SyncMesh(mesh.address) as vault:
+        asked: list[str] = []
+
+        def token() -> str:
+            asked.append(vault.get("secret").spec.task_id)  # on the gRPC thread it would wait for itself
+            return "secret"
+
+        with SyncMesh(mesh.address, token=token) as client:
+            assert client.get("t").spec.task_id == "t"
+            assert [event.task.spec.task_id for event in client.watch("t")] == ["t"]
+    assert asked == ["secret", "secret"]
+
+
 async def test_calls_beyond_a_connections_share_wait_with_their_time_not_running(mesh: FakeMesh) -> None:
     go_on = asyncio.Event()
 
