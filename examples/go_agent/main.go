@@ -70,7 +70,9 @@ func main() {
 		case status.Code(err) == codes.Unauthenticated:
 			// One that lives longer joins with a key of its own, and renews its token by that.
 			log.Fatal("the token is not accepted, or not any more: get another by meshctl auth")
-		case status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.InvalidArgument, status.Code(err) == codes.NotFound:
+		}
+		switch status.Code(err) {
+		case codes.PermissionDenied, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange, codes.Unimplemented:
 			log.Fatal("trying again would not help")
 		}
 		backoff := time.Second
