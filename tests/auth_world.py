@@ -34,6 +34,7 @@ class CountingCommits:
         self.writes = Writes()
         self.settles = 0
         self.failed = False
+        self.lags = False
 
     async def settled(self) -> None:
         self.settles += 1

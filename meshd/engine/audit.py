@@ -2,7 +2,7 @@
 
 Invariant: a record is made and chained in one synchronous turn, into the commit that collects at that moment; so the
 order of a chain is the order of its sequence. Refusals are counted and written by ``flush_denials``: strangers cannot
-fill the disk, nor the memory.
+fill the disk, nor the memory. While the disk lags behind nothing is added that can wait or be refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from meshd.domain.access import SYSTEM_NAMESPACE, Call
 from meshd.domain.audit import FIRST_HASH, record_hash
 from meshd.domain.records import AuditRecord
-from meshd.engine.commits import Commits
+from meshd.engine.commits import Commits, disk_lags
 from meshd.engine.credentials import system_wall_ms
 
 DENIAL_INTERVAL_S: Final = 10.0
@@ -39,6 +39,11 @@ class AuditLog:
         self._wall_ms = wall_ms
         self._denials: dict[tuple[str, str, str, str, str], int] = {}
         self._flush_mono = 0.0
+
+    def admit(self) -> None:
+        """Refuse a call that would leave a record, while the disk lags behind. Raises Refusal."""
+        if self._commits.lags:
+            raise disk_lags()
 
     def record(
         self,

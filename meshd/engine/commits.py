@@ -32,6 +32,11 @@ QUIET_S = 0.001
 RATE_MEMORY_S = 0.1
 """Time over which the rate of replies is averaged."""
 
+MAX_UNCOMMITTED_AGE_S = 1.0
+"""When a change has waited for longer than this, the disk lags behind, and what can be refused is."""
+
+RETRY_MS = 250
+
 READER_THREADS = 4
 
 LIST_TIME_S = 0.25
@@ -93,6 +98,18 @@ class Commits:
     def uncommitted_age_s(self) -> float:
         """How long the oldest change that is not durable has waited."""
         return time.monotonic() - self._oldest_mono if self._barrier.pending and self._oldest_mono else 0.0
+
+    @property
+    def lags(self) -> bool:
+        """True when the disk lags so far behind that no more should wait for it."""
+        return self.uncommitted_age_s > MAX_UNCOMMITTED_AGE_S
+
+    def forget_who_gave_up(self) -> None:
+        """Drop the replies for which nobody waits any more; a disk that hangs lets them become many."""
+        replies = self.effects.replies
+        replies[:] = [
+            each for each in replies if not (isinstance(each[0], asyncio.Future) and each[0].done())
+        ]
 
     def flush(self) -> None:
         """Let out what waits for nothing; see that the rest gets committed. Call after every turn of changes."""
@@ -264,6 +281,11 @@ def refuse_waiting(tickets: Iterable[object]) -> None:
 def shutting_down() -> Refusal:
     """Return the refusal of what comes too late to be taken or answered."""
     return Refusal(Reason.SHUTTING_DOWN, "meshd is going down; try again in a moment", retry_ms=1_000)
+
+
+def disk_lags() -> Refusal:
+    """Return the refusal of what must not wait for a disk that lags behind."""
+    return Refusal(Reason.OVERLOADED, "meshd's disk lags behind; try again shortly", retry_ms=RETRY_MS)
 
 
 def storage_failed() -> Refusal:

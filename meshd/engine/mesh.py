@@ -442,7 +442,10 @@ class Mesh:
             if ns.sessions:
                 expire(ns, over.get(ns.name, []), late.get(ns.name, []), now, out)
                 self._after_handling(ns, out)
-        self.audit.flush_denials(now.mono)
+        if self.commits.lags:
+            self.commits.forget_who_gave_up()
+        else:
+            self.audit.flush_denials(now.mono)
         self.commits.flush()
         self._arm()
 

@@ -13,12 +13,10 @@ from meshd.domain.commands import LookAgain, Submit, Submitted
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import TaskSpec
-from meshd.engine.commits import shutting_down
+from meshd.engine.commits import disk_lags, shutting_down
 from meshd.engine.known_tasks import KnownTasks
 from meshd.engine.mesh import Entry, Mesh
 
-MAX_UNCOMMITTED_AGE_S = 1.0
-RETRY_MS = 250
 STORAGE_RETRY_MS = 5_000
 
 
@@ -36,17 +34,14 @@ class Submission:
         self._known = known
 
     def admit(self) -> None:
-        """Refuse new work while the disk lags behind or runs full, or the daemon goes down. Raises Refusal."""
+        """Refuse new work while much of it waits for the disk, that runs full, or the daemon goes down. Raises Refusal.
+
+        While the disk lags behind, no audited call comes so far.
+        """
         if self._mesh.closing:
             raise shutting_down()
-        commits = self._mesh.commits
-        behind = commits.uncommitted_bytes > self._max_uncommitted_bytes
-        if behind or commits.uncommitted_age_s > MAX_UNCOMMITTED_AGE_S:
-            raise Refusal(
-                Reason.OVERLOADED,
-                "meshd's disk lags behind; try again shortly",
-                retry_ms=RETRY_MS,
-            )
+        if self._mesh.commits.uncommitted_bytes > self._max_uncommitted_bytes:
+            raise disk_lags()
         if self._mesh.store.low_space():
             message = (
                 "meshd's disk is nearly full: new tasks wait until space is freed; results still come in"

@@ -1,9 +1,9 @@
 """The interceptor chain: everything that happens around every call, in one place.
 
-Order: admission, deadline, who calls, what they ask, may they, the handler, was it audited, what it answers. A request is
-not read before it is known who calls: so gRPC is given handlers that read by themselves, for all methods. Only this file
-turns refusals into statuses, and no text of any other exception ever reaches a caller. A method that has no rule is not
-called.
+Order: admission, deadline, who calls, what they ask, may they, does the disk keep up, the handler, was it audited, what it
+answers. A request is not read before it is known who calls: so gRPC is given handlers that read by themselves, for all
+methods. Only this file turns refusals into statuses, and no text of any other exception ever reaches a caller. A method
+that has no rule is not called.
 """
 
 from __future__ import annotations
@@ -183,6 +183,9 @@ class Chain(grpc.aio.ServerInterceptor):
                 start = time.perf_counter()
                 request = parse(raw)
             self._authorize(call, served, request, routed)
+            if served.rule.audit and parse is not None:
+                # No stream: those carry signs of life, which wait for no disk.
+                self._audit.admit()
             set_current_call(call)
             reply = await respond(call, request, context)
             if served.rule.audit and not call.audited:

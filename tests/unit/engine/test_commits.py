@@ -169,7 +169,9 @@ class HeldStore(CountingStore):
             raise StorageError("the disk failed")
 
 
-async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written() -> None:
+async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store, failures = HeldStore(), list[StorageError]()
     commits = failing_commits(store, release, failures)
     in_it = asyncio.ensure_future(change(commits))
@@ -177,6 +179,8 @@ async def test_after_a_failed_commit_everybody_is_refused_and_nothing_is_written
     after_it = asyncio.ensure_future(change(commits))
     await asyncio.sleep(0)
     assert commits.uncommitted_age_s > 0
+    monkeypatch.setattr(commits_module, "MAX_UNCOMMITTED_AGE_S", 0.0)
+    assert commits.lags
     store.go.set()
     async with asyncio.timeout(10):
         reads = commits.read(int), commits.read_list(lambda _, stop: stop(), None)

@@ -32,6 +32,7 @@ from meshd.domain.values import (
     TaskState,
     requirements_for,
 )
+from meshd.engine import commits as commits_module
 from meshd.engine import mesh as mesh_module
 from meshd.engine import sweep as sweep_module
 from meshd.engine.mesh import Entry, Mesh
@@ -320,6 +321,36 @@ async def test_what_leaves_together_with_opened_must_be_accepted_in_time_too(mes
     kinds = [type(frame) for frame in await stream.take()]
     assert kinds == [Opened, Assign]
     assert [due[2] for due in ns.accept_due] == [stream]
+
+
+async def test_who_gave_up_waiting_for_a_disk_that_lags_behind_leaves_nothing(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr(commits_module, "MAX_UNCOMMITTED_AGE_S", -1.0)
+    mesh._sweep.stop()
+    ns = mesh.namespaces["default"]
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+    first = asyncio.ensure_future(mesh.ask(ns, partial(submission, "first")))
+    assert await asyncio.to_thread(held.begun.wait, 30)
+    late = [asyncio.ensure_future(mesh.ask(ns, partial(submission, f"t{number}"))) for number in range(2)]
+    late += [asyncio.ensure_future(mesh.commits.settled()) for _ in range(2)]
+    await asyncio.sleep(0)
+    mesh._turn()
+    for each in (late[0], late[2]):
+        each.cancel()
+    mesh.audit.deny(Call(ANONYMOUS, "GetTask", "", AccessRule(Action.READ, "tasks", Scope.NAMESPACE)), "no")
+    mesh._sweep.begin()
+    assert len(mesh.commits.effects.replies) == 2
+    assert not mesh.commits.writes.audit
+    held.go.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, late[1], late[3])
+        monkeypatch.setattr(commits_module, "MAX_UNCOMMITTED_AGE_S", 1_000.0)
+        mesh._sweep.begin()
+        await mesh.commits.settled()
+    assert mesh.audit.head("_mesh")[0] == 1
 
 
 async def test_what_waits_for_a_commit_at_the_end_is_still_answered(

@@ -53,18 +53,16 @@ async def test_a_call_that_looks_again_posts_the_same_entry() -> None:
     assert first is second
 
 
-def submission_while(
-    *, closing: bool = False, behind_bytes: int = 0, behind_s: float = 0.0, low_space: bool = False
-) -> Submission:
+def submission_while(*, closing: bool = False, behind_bytes: int = 0, low_space: bool = False) -> Submission:
     """Return what admits up to 100 bytes that are not durable, in this state of the mesh and its disk."""
-    commits = SimpleNamespace(uncommitted_bytes=behind_bytes, uncommitted_age_s=behind_s)
+    commits = SimpleNamespace(uncommitted_bytes=behind_bytes)
     store = SimpleNamespace(low_space=lambda: low_space)
     mesh = SimpleNamespace(closing=closing, commits=commits, store=store)
     return Submission(cast("Mesh", mesh), cast("KnownTasks", KnowsNothing()), 100)
 
 
 def test_new_work_is_taken_while_the_disk_keeps_up() -> None:
-    submission_while(behind_bytes=100, behind_s=1.0).admit()
+    submission_while(behind_bytes=100).admit()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,6 @@ def test_new_work_is_taken_while_the_disk_keeps_up() -> None:
     [
         ({"closing": True}, Reason.SHUTTING_DOWN),
         ({"behind_bytes": 101}, Reason.OVERLOADED),
-        ({"behind_s": 1.1}, Reason.OVERLOADED),
         ({"low_space": True}, Reason.STORAGE_LOW),
     ],
 )

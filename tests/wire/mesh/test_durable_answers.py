@@ -21,10 +21,11 @@ from agentmesh.v1 import (
 )
 from meshd.daemon import SERVICES
 from meshd.domain.access import Action
+from meshd.engine import commits as commits_module
 from meshd.store.sqlite import SqliteStore
 from meshd.wire.access_rules import load_rules
 from tests.auth_world import AgentKey
-from tests.wire.mesh.conftest import RunningMesh, Stubs
+from tests.wire.mesh.conftest import RunningMesh, Stubs, refused
 
 IN: Any = {"namespace": "default"}
 STREAMS = {"Work", "Heartbeat"}
@@ -170,3 +171,17 @@ async def test_no_audited_call_answers_before_its_record_is_durable(
     rules = [method for method in load_rules(SERVICES).values() if method.rule.audit]
     assert calls.keys() | STREAMS == {m.name for m in rules if m.rule.action is not Action.READ}
     assert await early(mesh, monkeypatch, calls) == []
+
+
+async def test_while_the_disk_lags_behind_audited_calls_are_refused_and_streams_go_on(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await mesh.agent("a1")
+    calls = await audited(mesh)
+    before = [mesh.parts.mesh.audit.head(namespace) for namespace in ("default", "_mesh")]
+    monkeypatch.setattr(commits_module, "MAX_UNCOMMITTED_AGE_S", -1.0)
+    assert {name: await refused(begin()) for name, begin in calls.items()} == dict.fromkeys(
+        calls, "OVERLOADED"
+    )
+    assert [mesh.parts.mesh.audit.head(namespace) for namespace in ("default", "_mesh")] == before
+    await agent.open()
