@@ -22,6 +22,7 @@ def test_it_is_kept_for_a_second() -> None:
     assert [page().body, page().body] == [b"0\n", b"0\n"]
     clock.mono += KEEP_S
     assert page().body == b"1\n"
+    assert {page().status for _ in range(2 * MAX_WAITING)} == {200}, "those who have it do not wait any more"
 
 
 def test_who_asks_while_it_is_made_gets_that_one_and_few_may_wait() -> None:

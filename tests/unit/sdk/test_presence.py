@@ -60,6 +60,7 @@ class World:
         self.tokens: dict[str, float] = {}
         self.joins = self.renewals = self.registrations = 0
         self.connects_s: list[float] = []
+        self.open_links = 0
         self.openings: list[Open] = []
         self.streams: list[WorldStream] = []
 
@@ -84,6 +85,7 @@ class World:
 
     def connect(self, endpoint: str | None) -> WorldLink:
         self.connects_s.append(self.clock.now_s)
+        self.open_links += 1
         if not self.is_set_up:
             raise ConfigurationError("the CA file does not exist")
         return WorldLink(self)
@@ -126,7 +128,7 @@ class WorldLink:
         return WorldStream(self.world, token)
 
     async def close(self) -> None:
-        pass
+        self.world.open_links -= 1
 
 
 class WorldStream:
@@ -219,6 +221,7 @@ async def test_twenty_minutes_without_meshd_and_the_agent_returns_unaided(setup:
     assert world.openings[1].session_id == "s1"
     assert world.joins == 1  # the key came back to a token, though the old one had expired
     assert world.renewals == 1
+    assert world.open_links == 1
 
 
 async def test_pauses_start_small_and_differ_between_agents(setup: Setup) -> None:
@@ -238,6 +241,17 @@ async def test_a_daemon_that_names_a_delay_is_left_alone_for_so_long(setup: Setu
     setup.world.refusal = None
     await setup.clock.advance(6.0)
     assert len(setup.world.openings) == 2
+
+
+async def test_fresh_tokens_that_are_refused_again_and_again_end_the_agent(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup.world, "issue", lambda: Token(value="never good"))
+    setup.world.tokens.clear()
+    setup.world.streams[-1].inbox.put_nowait(Unreachable("cut"))
+    await setup.clock.advance(30.0)
+    assert setup.running.done()
+    assert isinstance(setup.running.exception(), NotAuthenticated)
 
 
 async def test_tokens_are_renewed_at_four_fifths_of_their_life_on_one_stream(setup: Setup) -> None:
