@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from random import Random
 from types import ModuleType
 from typing import Any, Final
@@ -82,6 +83,8 @@ class World:
         self.from_backup = False
         """The next start is from a restored backup."""
         self._open_calls = 0
+        self._asked: set[tuple[str, str]] = set()
+        """(namespace, task id) of every submit."""
         self._over = False
         self.oracle = Oracle(self)
 
@@ -315,6 +318,15 @@ class World:
 
         def ask(daemon: Daemon, ticket: Call) -> None:
             seen = daemon.namespaces[namespace].ended_count
+            # As the engine's filter: only of an id that was submitted before the store may know anything.
+            taken = not self._asked.isdisjoint((namespace, task_id) for task_id in ids)
+            self._asked.update((namespace, task_id) for task_id in ids)
+            if taken and daemon.barrier.pending:
+                daemon.barrier.collecting.callbacks.append(partial(soon, daemon, ticket, seen))
+            else:
+                soon(daemon, ticket, seen)
+
+        def soon(daemon: Daemon, ticket: Call, seen: int) -> None:
             daemon.later(self.time.now + self.rng.random() * 0.002, look, daemon, ticket, seen)
 
         def look(daemon: Daemon, ticket: Call, seen: int) -> None:

@@ -36,7 +36,13 @@ class FakeStore:
 
 
 class DirectCommits:
-    """Reads at once."""
+    """Reads at once; what waits for the disk is written when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.before_settled: Callable[[], None] = lambda: None
+
+    async def settled(self) -> None:
+        self.before_settled()
 
     async def read(self, read: Callable[..., Any], *args: Any) -> Any:
         return read(*args)
@@ -102,6 +108,9 @@ class HeldCommits:
     def __init__(self) -> None:
         self.go = asyncio.Event()
 
+    async def settled(self) -> None:
+        pass
+
     async def read(self, read: Callable[..., Any], *args: Any) -> Any:
         await self.go.wait()
         return read(*args)
@@ -134,3 +143,12 @@ async def test_an_error_is_told_to_all_who_asked_and_to_nobody_later(monkeypatch
             for outcome in await asyncio.gather(*asked, return_exceptions=True):
                 assert isinstance(outcome, StorageError)
         assert await known.find("default", ["a"]) == {"a": KnownTask(7, b"digest")}
+
+
+async def test_a_look_waits_for_what_is_being_written() -> None:
+    store, commits = FakeStore([]), DirectCommits()
+    known = KnownTasks(cast("Store", store), cast("Commits", commits))
+    await known.learn()
+    await known.find("default", ["task"])
+    commits.before_settled = lambda: store.ids.append("task")
+    assert await known.find("default", ["task"]) == {"task": KnownTask(7, b"digest")}
