@@ -3,8 +3,8 @@
 Rules (design, "The agent's session" 7 to 9):
 - any frame proves the lease; it ends TTL after the last one; the TTL follows the size of the fleet (``pacing``), but an
   agent's is never shorter than the one by which the agent knows to go;
-- the end of a session's connection without Bye costs the session after ``lost_after``, unless more than
-  max(10, 5 %) of all sessions broke within 1 s of it: then, and for restored sessions, only the TTL decides, though of a
+- the end of a session's connection without Bye costs the session after ``lost_after``, unless the connections of more
+  agents than max(10, 5 %) of all sessions broke, for the last time, within 1 s of it: then, and for restored sessions, only the TTL decides, though of a
   broken session not more of it than a fleet of this size takes to return;
 - the hold after a restart goes on while restored sessions still come back, up to twice its length: then it is the mesh, or
   its machine, that is slow;
@@ -30,7 +30,7 @@ from meshd.domain.limits import (
     SessionRules,
 )
 from meshd.domain.pacing import Lease, own_lease, paced
-from meshd.domain.values import AgentSpec, Session
+from meshd.domain.values import Agent, AgentSpec, Session
 
 RETURN_GAP_S: Final = 1.0
 """While restored sessions come back with less than this between them the hold goes on, up to twice its length."""
@@ -73,6 +73,9 @@ class Fleet:
         self._sessions = 0
         """How many there were at the last sweep."""
         self._breaks: deque[float] = deque()
+        """When agents' connections broke, the last time of each, in order: one that flaps is no mass break."""
+        self._breaks_of: dict[Agent, float] = {}
+        """The same times in the same order, by agent."""
         self._stall_end_mono = float("-inf")
         self._expiries: deque[float] = deque()
         self._brake_mono = float("-inf")
@@ -132,11 +135,16 @@ class Fleet:
             return_ms = max(self.rules.lease_ttl_ms, self.rules.hold_per_session_ms * self._sessions)
             end_mono = max(now_mono + return_ms / 1000, self.hold_until_mono)
             session.last_seen_mono = min(session.last_seen_mono, end_mono - session.lease.ttl_ms / 1000)
+        before_mono = self._breaks_of.pop(session.agent, None)
+        if before_mono is not None:
+            del self._breaks[bisect_left(self._breaks, before_mono)]
         self._breaks.append(now_mono)
+        self._breaks_of[session.agent] = now_mono
         # Whoever is still asked about broke so lately, and what broke together with it.
         oldest_mono = now_mono - self.rules.lost_after_ms / 1000 - 2 * BREAK_WINDOW_S
         while self._breaks[0] < oldest_mono:
             self._breaks.popleft()
+            del self._breaks_of[next(iter(self._breaks_of))]
 
     def broken_for_good(self, session: Session, now_mono: float) -> bool:
         """Return whether a session whose connection ended ``lost_after`` ago is lost by that alone."""

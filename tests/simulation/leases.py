@@ -12,7 +12,7 @@ from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.effects import Effects
 from meshd.domain.state import Namespace
-from meshd.domain.values import AttemptState, Health, Now, Session
+from meshd.domain.values import Agent, AttemptState, Health, Now, Session
 from tests.simulation.pace import Pace
 from tests.simulation.picture import OfSession, Picture, Turn
 from tests.simulation.violation import Violation
@@ -88,9 +88,10 @@ class Leases:
         self._seen: dict[Session, Seen] = {}
         self._sent: dict[bytes, tuple[Link, float]] = {}
         self._before: dict[Session, OfSession] = {}
-        self._breaks: list[float] = []
-        self._maybe_breaks: list[float] = []
-        """Those as well after which the next stream opened in the same turn."""
+        self._breaks: dict[Agent, float] = {}
+        """When connections of agents broke for the last time."""
+        self._maybe_breaks: list[tuple[Agent, float]] = []
+        """All, and those as well after which the next stream opened in the same turn."""
         self._ttl_losses: list[tuple[float, float, float, Seen]] = []
         """(when, the TTL, when it was over, what was seen) of sessions lost by it."""
         self._other_losses: list[tuple[float, Session]] = []
@@ -202,12 +203,14 @@ class Leases:
             seen = self._seen.get(command.session)
             before = self._before.get(command.session)
             if before is not None and command.stream is before.stream:
-                self._maybe_breaks.append(mono)
+                self._maybe_breaks.append((command.session.agent, mono))
+                # The mesh may have counted this one, or the one before.
+                self._breaks.pop(command.session.agent, None)
             if seen is not None and command.session.stream is None and seen.broken is None:
                 seen.broken = mono
                 seen.return_s = self.pace.return_s()
                 seen.hold_until = self._hold_until
-                self._breaks.append(mono)
+                self._breaks[command.session.agent] = mono
         elif kind in (c.Register, c.Deregister, c.RevokeAgent):
             agent_id = command.spec.agent_id if isinstance(command, c.Register) else command.agent_id  # type: ignore[union-attr]
             said.update(s for s in self._before if s.agent.spec.agent_id == agent_id)
@@ -311,7 +314,7 @@ class Leases:
             raise Violation(f"{name} was lost {now - seen.broken:.3f} s after its connection ended")
         if now < self._hold_until:
             raise Violation(f"P5: {name} was lost by its connection within the hold")
-        together = sum(abs(at - seen.broken) <= 1.0 for at in self._breaks)
+        together = sum(abs(at - seen.broken) <= 1.0 for at in self._breaks.values())
         if together > self.world.plan.settings.bounds.mass_break:
             raise Violation(f"{name} was lost by its connection though {together} broke together")
         since_stall = [
@@ -464,8 +467,8 @@ class Leases:
             raise Violation(f"{session.agent.spec.agent_id} has just spoken and is offered no work")
 
     def _together(self, broken: float) -> int:
-        """Return how many connections may count as broken together with one."""
-        return sum(abs(at - broken) <= 1.0 for at in self._maybe_breaks)
+        """Return of how many agents connections may count as broken together with one."""
+        return len({agent for agent, at in self._maybe_breaks if abs(at - broken) <= 1.0})
 
     def _check_accepts(self, daemon: Daemon, now: Now) -> None:
         late = self.world.rules.accept_timeout_ms / 1000 + 0.3

@@ -34,6 +34,37 @@ def test_who_broke_and_came_back_does_not_count_twice_among_all_sessions() -> No
     assert len(world.ns.sessions) == 250, "13 of 250 are more than 5 %"
 
 
+def test_one_agent_whose_connection_breaks_again_and_again_is_no_mass_break() -> None:
+    world = World()
+    flapping, _ = world.agent("flapping")
+    dead, _ = world.agent("dead")
+    for _ in range(20):
+        world.break_stream(flapping)
+        world.open(flapping, [])
+        world.wait(0.05)
+    world.break_stream(dead)
+    for _ in range(20):
+        world.break_stream(flapping)
+        world.open(flapping, [])
+        world.wait(0.05)
+    assert set(world.ns.sessions.values()) == {flapping}
+    assert dead.agent.health_cause == "its connection ended and it did not return"
+
+
+def test_connections_that_break_twice_together_are_a_mass_break_each_time() -> None:
+    world = World()
+    agents = [world.agent(f"a{i:02}")[0] for i in range(12)]
+    for _ in range(2):
+        for session in agents:
+            world.break_stream(session)
+            world.open(session, [])
+        world.wait(0.4, step=0.05)
+    for session in agents:
+        world.break_stream(session)
+    world.wait(2.0, step=0.05)
+    assert len(world.ns.sessions) == 12
+
+
 def test_a_lease_ends_after_its_ttl_and_any_frame_extends_it() -> None:
     world = World()
     session, stream = world.agent("a")
