@@ -37,24 +37,34 @@ class Placing:
     def __init__(self, world: World) -> None:
         self.world = world
         self._declined: dict[tuple[int, str], float] = {}
-        """(key, agent id) -> until when the agent is not asked again."""
+        """(key, agent id) -> until when the agent need not be asked again."""
+        self._surely: dict[tuple[int, str], float] = {}
+        """The same -> until when it must not be."""
 
     def started(self) -> None:
         """A life of the daemon begins: declines are not durable."""
         self._declined.clear()
+        self._surely.clear()
 
     def before(self, batch: list[c.Command]) -> None:
         """Note who turns what down."""
+        # Then what is given back may have been told to stop just before, and is no decline.
+        told = any(isinstance(command, c.StartDrain) for command in batch)
         for command in batch:
             if not isinstance(command, c.Frames) or command.session.stream is not command.stream:
                 continue
             agent_id = command.session.agent.spec.agent_id
             for frame in command.frames:
-                task = command.session.held.get(frame.fence) if isinstance(frame, f.Decline) else None
-                stops = task is not None and task.attempt_state is AttemptState.STOPPING
-                if task is not None and isinstance(frame, f.Decline) and not stops:
-                    pause_s = (frame.retry_in_ms or 1_000) / 1000
-                    self._declined[task.key, agent_id] = self.world.time.now + pause_s
+                if not isinstance(frame, (f.Decline, f.Stopped)):
+                    continue
+                task = command.session.held.get(frame.fence)
+                if task is None or task.attempt_state is AttemptState.STOPPING:
+                    continue
+                asked_ms = frame.retry_in_ms if isinstance(frame, f.Decline) else 0
+                until = self.world.time.now + (asked_ms or 1_000) / 1000
+                self._declined[task.key, agent_id] = until
+                if not told:
+                    self._surely[task.key, agent_id] = until
 
     def after(self, ns: Namespace, fresh: Fresh, mono: float) -> None:
         """Judge what a turn handed out and what it left."""
@@ -79,8 +89,9 @@ class Placing:
 
     def _check_order(self, fresh: Fresh, queued: list[Task], mono: float) -> None:
         for number, (task, session) in enumerate(fresh):
-            if not self._may(task, session, mono):
-                raise Violation(f"{task.spec.task_id} went to an agent that has just declined it")
+            declined = self._surely.get((task.key, _name(session)), 0.0) > mono
+            if declined or not fits(task.spec.requirements, session.agent.spec):
+                raise Violation(f"{task.spec.task_id} went to an agent that has just declined it, or does not fit")
             mine = order(task)
             for other in chain(queued, (later for later, _ in fresh[number + 1 :])):
                 if order(other) < mine and self._may(other, session, mono):

@@ -40,13 +40,18 @@ def _decline(
     if task.attempt_state is AttemptState.STOPPING:
         conclude_stop(ns, task, now, out)
         return
-    pause_s = (frame.retry_in_ms or DEFAULT_DECLINE_MS) / 1000
+    _give_back(ns, task, frame.retry_in_ms or DEFAULT_DECLINE_MS, now, out)
+    out.count("declined")
+
+
+def _give_back(ns: Namespace, task: Task, pause_ms: int, now: Now, out: Effects) -> None:
+    """Queue a task that its agent did not keep; not for that agent again before the pause is over."""
+    pause_s = pause_ms / 1000
     if task.declined is None:
         task.declined = {}
     task.declined[task.agent_id] = now.mono + pause_s
     ns.arm(now.mono + pause_s, Timer.DISPATCH, task)
     requeue(ns, task, AttemptState.RETURNED, now, out)
-    out.count("declined")
 
 
 def _progress(
@@ -101,7 +106,8 @@ def _stopped(
     if task.attempt_state is AttemptState.STOPPING:
         conclude_stop(ns, task, now, out)
     else:
-        requeue(ns, task, AttemptState.RETURNED, now, out)
+        # Nobody told it to stop: it would stop the same task again at once.
+        _give_back(ns, task, DEFAULT_DECLINE_MS, now, out)
     out.sends.append((session.stream, f.Ack(frame.fence)))
 
 

@@ -202,6 +202,7 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
     if session.bucket < 0 and now.mono >= session.deaf_until_mono:
         session.deaf = False
         _recover(ns, session, "it answers again", now, out)
+    slots: int | None = None
     for frame in command.frames:
         kind = type(frame)
         if kind is f.Beat:
@@ -210,12 +211,15 @@ def frames(ns: Namespace, command: Frames, now: Now, out: Effects) -> None:
                 session.lease = session.told
                 session.unconfirmed = False
         elif kind is f.Slots:
-            _set_slots(ns, session, min(frame.slots, MAX_SLOTS), now, out)  # type: ignore[union-attr]
+            # Only the last counts: each may concern every queue that the session serves.
+            slots = min(frame.slots, MAX_SLOTS)  # type: ignore[union-attr]
         elif kind is f.Bye:
             _leave(ns, session, frame.reason or "said goodbye", now, out)  # type: ignore[union-attr]
             return
         else:
             report(ns, session, frame, now, out)
+    if slots is not None and slots != session.slots:
+        _set_slots(ns, session, slots, now, out)
     if f.Feature.LEASE_ACK in session.features:
         _extend_lease(ns, session, now, out)
 
@@ -348,9 +352,8 @@ def _recover(ns: Namespace, session: Session, cause: str, now: Now, out: Effects
 
 def _set_slots(ns: Namespace, session: Session, slots: int, now: Now, out: Effects) -> None:
     ns.pools.remove(session)
-    if session.slots != slots:
-        session.slots = slots
-        ns.agent_changed(session.agent, out)
+    session.slots = slots
+    ns.agent_changed(session.agent, out)
     if not session.deaf:
         _recover(ns, session, "takes nothing new" if slots == 0 else "takes work", now, out)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.values import AttemptState, TaskState
@@ -28,6 +30,33 @@ def test_what_a_session_held_goes_to_others_when_it_only_beats_from_now_on() -> 
     assert world.task("t2").state is TaskState.CANCELLED
     world.agent("w2")
     assert world.task("t1").agent_id == "w2"
+
+
+def test_a_task_that_its_agent_stopped_untold_goes_to_others_at_once_and_to_it_after_a_pause() -> None:
+    world = World()
+    session, stream = world.agent("w1")
+    world.submit("t1")
+    world.send(session, f.Accept(fence(stream)), f.Stopped(fence(stream)))
+    assert world.task("t1").state is TaskState.QUEUED
+    world.wait(0.9, step=0.1)
+    assert world.task("t1").state is TaskState.QUEUED
+    world.wait(0.2, step=0.1)
+    assert world.task("t1").agent_id == "w1"
+    world.send(session, f.Stopped(fence(stream)))
+    world.agent("w2")
+    assert world.task("t1").agent_id == "w2"
+
+
+def test_of_many_numbers_of_slots_in_a_message_the_last_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    session, _ = world.agent("w1", slots=2)
+    changes: list[object] = []
+    monkeypatch.setattr(world.ns, "agent_changed", lambda agent, out: changes.append(agent))
+    world.send(session, *(f.Slots(1 + number % 7) for number in range(100)), f.Slots(5))
+    assert session.slots == 5
+    assert changes == [session.agent]
+    world.send(session, f.Slots(5))
+    assert changes == [session.agent]
 
 
 def test_an_agent_without_accept_is_told_the_deadline_that_counts_when_it_is_given_an_attempt_again() -> None:

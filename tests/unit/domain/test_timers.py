@@ -42,6 +42,7 @@ def test_timeouts_of_attempts_that_ended_go_though_their_task_goes_on() -> None:
         world.send(session, f.Accept(fence(stream)), f.Stopped(fence(stream)))
         world.submit(f"t{number}", "nobody can")
         world.do(c.Cancel(None, f"t{number}", 0))
+        world.wait(1)
     assert world.task("again").state is TaskState.ASSIGNED
     assert len(world.ns.timers) <= FEW_ENTRIES + 1
 
@@ -52,6 +53,7 @@ def test_a_task_that_begins_anew_without_end_leaves_no_timers_of_its_attempts() 
     world.submit("again", execution_timeout_ms=DAY_MS)
     for _ in range(3 * FEW_ENTRIES):
         world.send(session, f.Accept(fence(stream)), f.Stopped(fence(stream)))
+        world.wait(1)
     assert world.task("again").state is TaskState.ASSIGNED
     assert len(world.ns.timers) <= FEW_ENTRIES + 1
 
