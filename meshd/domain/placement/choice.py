@@ -7,7 +7,6 @@ from types import ModuleType
 
 from meshd.domain.limits import PREFERENCE_SAMPLE
 from meshd.domain.placement import least_loaded, round_robin
-from meshd.domain.placement.matching import score
 from meshd.domain.placement.pools import Pool
 from meshd.domain.values import Session, Strategy, Task
 
@@ -35,11 +34,7 @@ def choose(pool: Pool, task: Task, now_mono: float) -> Session | None:
     if has_preferences(task):
         sample = list(islice(fitting, PREFERENCE_SAMPLE))
         # max() keeps the first of equals, and the strategy's order is best first.
-        best = max(
-            sample,
-            key=lambda s: score(task.spec.requirements, s.agent.spec),
-            default=None,
-        )
+        best = max(sample, key=pool.score, default=None)
     else:
         best = next(fitting, None)
     if best is not None:

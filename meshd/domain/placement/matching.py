@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import nan
 
 from meshd.domain.values import AgentSpec, LabelCondition, LabelOperator, Requirements
 
@@ -46,13 +48,16 @@ def label_test(condition: LabelCondition) -> Callable[[str | None], bool]:
     if operator is LabelOperator.NOT_IN:
         return lambda value: value not in values
 
-    def compares(value: str | None) -> bool:
-        if value is None:
-            return False
-        try:
-            number, bound = float(value), float(values[0])
-        except ValueError:
-            return False
-        return number > bound if operator is LabelOperator.GREATER_THAN else number < bound
+    bound = _number(values[0])
+    # Nothing is more or less than what is no number.
+    if operator is LabelOperator.GREATER_THAN:
+        return lambda value: value is not None and _number(value) > bound
+    return lambda value: value is not None and _number(value) < bound
 
-    return compares
+
+@lru_cache(4_096)  # a long label would be read anew for each task and agent
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return nan

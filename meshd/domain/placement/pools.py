@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from meshd.domain.limits import MAX_IDLE_POOLS
-from meshd.domain.placement.matching import fits
+from meshd.domain.placement.matching import label_test, score
 from meshd.domain.queue import TaskQueue
-from meshd.domain.values import Requirements, Session, Task
+from meshd.domain.values import AgentSpec, Requirements, Session, Task
 
 Each = TypeVar("Each")
 
@@ -31,13 +31,30 @@ def load_bucket(session: Session) -> int:
 class Pool:
     """The queue of one requirement set and the sessions that can serve it."""
 
-    __slots__ = ("available", "buckets", "queue", "requirements")
+    __slots__ = ("_label_tests", "_scores", "available", "buckets", "queue", "requirements")
 
     def __init__(self, requirements: Requirements) -> None:
         self.requirements = requirements
         self.queue = TaskQueue()
         self.buckets: list[dict[Session, None]] = [{} for _ in range(FULL + 1)]
         self.available: dict[Session, None] = {}
+        self._label_tests = [(c.label, label_test(c)) for c in requirements.labels]
+        self._scores: dict[Session, int] = {}
+        """Found once for each session: all tasks of the pool have the same preferences."""
+
+    def fits(self, agent: AgentSpec) -> bool:
+        """Return whether an agent meets everything that is required."""
+        labels = agent.labels
+        return self.requirements.capabilities <= agent.capabilities and all(
+            holds(labels.get(label)) for label, holds in self._label_tests
+        )
+
+    def score(self, session: Session) -> int:
+        """Return how many preferences a session of the pool meets."""
+        found = self._scores.get(session)
+        if found is None:
+            found = self._scores[session] = score(self.requirements, session.agent.spec)
+        return found
 
     def enter(self, session: Session) -> None:
         """Add a session at its present bucket."""
@@ -49,6 +66,7 @@ class Pool:
         """Remove a session from its present bucket."""
         del self.buckets[session.bucket][session]
         self.available.pop(session, None)
+        self._scores.pop(session, None)
 
     def move(self, session: Session, bucket: int) -> None:
         """Move a session from its present bucket to another."""
@@ -103,7 +121,7 @@ class Pools:
             self._rest(pool)
             self._asking.setdefault(_mark(requirements), {})[pool] = None
             for session in self._perhaps_able(requirements):
-                if fits(requirements, session.agent.spec):
+                if pool.fits(session.agent.spec):
                     pool.enter(session)
                     self._of[session][pool] = None
         return pool
@@ -143,7 +161,7 @@ class Pools:
             self._able.setdefault(capability, {})[session] = None
         for mark in ("", *spec.capabilities):
             for pool in self._asking.get(mark, ()):
-                if fits(pool.requirements, spec):
+                if pool.fits(spec):
                     pools[pool] = None
                     pool.enter(session)
                     if pool.queue.size:

@@ -9,6 +9,7 @@ import pytest
 from meshd.domain import commands as c
 from meshd.domain import frames as f
 from meshd.domain.placement import pools as pools_module
+from meshd.domain.placement.pools import Pool
 from meshd.domain.queue import TaskQueue
 from meshd.domain.values import LabelCondition, LabelOperator, Requirements, TaskState
 from tests.unit.domain.world import World, fence
@@ -69,7 +70,7 @@ def test_a_new_requirement_set_does_not_look_at_agents_that_lack_its_capability(
     world = World()
     for number in range(MANY):
         world.agent(f"a{number}", can=("work", f"skill-{number}"))
-    looks = Calls(monkeypatch, pools_module, "fits")
+    looks = Calls(monkeypatch, Pool, "fits")
     world.submit("t", "resize-1")
     assert looks.count == 0
     # Of two required capabilities the rarer one leads.
@@ -83,12 +84,26 @@ def test_an_agent_that_comes_does_not_look_at_requirements_it_cannot_meet(
 ) -> None:
     world = _world_with_types_that_nobody_serves()
     world.submit("wanted", "work")
-    looks = Calls(monkeypatch, pools_module, "fits")
+    looks = Calls(monkeypatch, Pool, "fits")
     session, _ = world.agent("a")
     assert looks.count == 1
     assert world.task("wanted").state is TaskState.ASSIGNED
     world.send(session, f.Bye(""))
     assert looks.count == 1
+
+
+def test_a_preference_is_judged_once_for_each_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    wanted = Requirements(
+        frozenset(("work",)),
+        preferred_labels=(LabelCondition("gpu", LabelOperator.EXISTS, ()),),
+    )
+    for number in range(4):
+        world.agent(f"a{number}", slots=MANY)
+    looks = Calls(monkeypatch, pools_module, "score")
+    for number in range(MANY):
+        world.submit(f"t{number}", "work", requirements=wanted)
+    assert looks.count == 4
 
 
 def test_an_agent_that_comes_gets_what_waited_for_it() -> None:
