@@ -91,7 +91,9 @@ class Placing:
         for number, (task, session) in enumerate(fresh):
             declined = self._surely.get((task.key, _name(session)), 0.0) > mono
             if declined or not fits(task.spec.requirements, session.agent.spec):
-                raise Violation(f"{task.spec.task_id} went to an agent that has just declined it, or does not fit")
+                raise Violation(
+                    f"{task.spec.task_id} went to an agent that has just declined it, or does not fit"
+                )
             mine = order(task)
             for other in chain(queued, (later for later, _ in fresh[number + 1 :])):
                 if order(other) < mine and self._may(other, session, mono):
