@@ -25,12 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from google.rpc import status_pb2
 
     from agentmesh.v1 import task_pb2
+
+E = TypeVar("E", bound=Exception)
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -69,6 +71,9 @@ class MeshError(Exception):
         #: Seconds after which trying again makes sense; None when waiting does not help.
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return made_as_it_was, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         details = "; ".join(
             item.field if item.description == self.message else f"{item.field}: {item.description}"
@@ -76,6 +81,16 @@ class MeshError(Exception):
             if item.field not in self.message
         )
         return f"{self.message} ({details})" if details else self.message
+
+
+def made_as_it_was(kind: type[E], args: tuple[object, ...], attributes: dict[str, object]) -> E:
+    """Unpickles an exception whose constructor takes more than the text that it keeps in `args`.
+
+    Without this the way back from another process fails, and takes a whole ProcessPoolExecutor with it.
+    """
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigurationError(MeshError):

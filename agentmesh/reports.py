@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from typing import TypeAlias
 
-from agentmesh.errors import InvalidRequest, TooLarge
+from agentmesh.errors import InvalidRequest, TooLarge, made_as_it_was
 from agentmesh.payloads import PayloadLike, encode_payload
 from agentmesh.v1 import session_pb2
 from agentmesh.v1.session_pb2 import AgentFrame, Done, Stopped
@@ -35,6 +35,9 @@ class Fail(Exception):
         self.message = str(message)
         super().__init__(self.message)
         self.retryable = retryable
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return made_as_it_was, (type(self), self.args, self.__dict__)
 
 
 class NonRetryable(Fail):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import grpc
@@ -10,8 +11,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from agentmesh import errors
+from agentmesh import Fail, NonRetryable, errors
 from agentmesh.v1.error_reason_pb2 import ErrorReason
+from agentmesh.v1.task_pb2 import Task
 
 
 class FailedCall(grpc.RpcError):
@@ -100,3 +102,19 @@ def test_every_class_is_in_the_tree_at_the_top_and_exported() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.MeshError):
             assert name in (errors.__doc__ or "")
             assert getattr(agentmesh, name) is kind
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Fail("BadInput", "column 3 is empty", retryable=False),
+        NonRetryable("column 3 is empty", type="BadInput"),
+        errors.TaskNotSucceeded("failed", Task(namespace="default")),
+        errors.Overloaded("full", reason="OVERLOADED", retry_after_s=1.5),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_back_from_another_process_as_they_were(error: Exception) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.args) == (type(error), str(error), error.args)
+    assert back.__dict__ == error.__dict__
