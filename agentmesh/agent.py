@@ -111,6 +111,10 @@ class Agent:
         The function gets a `TaskContext` and returns bytes, str, anything JSON holds, a Payload, or None. Sync
         functions run in a thread, async ones on the event loop.
         """
+        if callable(task_type):  # without parentheses it is the handler that comes here
+            raise ConfigurationError(
+                'a handler names its task type: write  @agent.task("...")  instead of  @agent.task'
+            )
 
         def register(handler: HandlerT) -> HandlerT:
             if task_type in self._handlers:
@@ -245,6 +249,12 @@ class Agent:
 
     def _effective_slots(self) -> int:
         if not self._handlers:
+            if self._slots:
+                logger.warning(
+                    "agent %s has %d slots and no handler, so it takes no tasks: add one by @agent.task",
+                    self.agent_id,
+                    self._slots,
+                )
             return 0
         return self._slots if self._slots is not None else os.cpu_count() or 1
 

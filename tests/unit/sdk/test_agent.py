@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmesh import Agent, NotAuthenticated
+from agentmesh import Agent, ConfigurationError, NotAuthenticated, TaskContext
 from agentmesh.connection import DEFAULT_TCP_ADDRESS
 from agentmesh.errors import MeshError
 from agentmesh.identity import Identity
@@ -29,6 +29,25 @@ def test_a_handler_beyond_the_capabilities_is_told(
     (told,) = caplog.messages
     assert "a handler of nap" in told
     assert "--capabilities report,nap" in told
+
+
+def test_a_handler_without_its_task_type_is_refused_and_an_agent_without_handlers_told(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    agent = Agent("worker-1", slots=4, address="127.0.0.1:1", state_dir=tmp_path)
+    with pytest.raises(ConfigurationError, match="names its task type"):
+
+        @agent.task  # type: ignore[arg-type]
+        def report(task: TaskContext) -> None: ...
+
+    with caplog.at_level(logging.WARNING, "agentmesh"):
+        assert agent._effective_slots() == 0
+    assert caplog.messages == [
+        "agent worker-1 has 4 slots and no handler, so it takes no tasks: add one by @agent.task"
+    ]
+    agent.task("report")(lambda task: None)
+    assert agent._effective_slots() == 4
+    assert len(caplog.messages) == 1
 
 
 def test_run_ends_with_the_reason_and_not_with_the_way_to_it(
