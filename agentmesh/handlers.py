@@ -274,17 +274,25 @@ class HandlerRunner:
         self._running.pop(attempt, None)
         report = report_of(attempt.fence, result, error, was_cancelled=context.cancelled)
         self._uplink.post((attempt, report))
-        self._note(report.WhichOneof("frame") or "", attempt)
+        if report.HasField("fail"):
+            what = f"failed by {report.fail.type}: {report.fail.message}"
+            self._note(what, attempt, logging.WARNING, error)
+        else:
+            self._note(report.WhichOneof("frame") or "", attempt)
 
-    def _note(self, what: str, attempt: Attempt) -> None:
+    def _note(
+        self, what: str, attempt: Attempt, level: int = logging.DEBUG, error: BaseException | None = None
+    ) -> None:
         """Logs under the ids by which meshd's log knows the attempt."""
-        if logger.isEnabledFor(logging.DEBUG):
+        if logger.isEnabledFor(level):
             assign = attempt.assign
-            logger.debug(
+            logger.log(
+                level,
                 "task %s attempt %d: %s",
                 assign.task_id,
                 assign.attempt,
                 what,
+                exc_info=error,
                 extra={
                     "task_id": assign.task_id,
                     "namespace": self._namespace,

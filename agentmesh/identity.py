@@ -157,11 +157,6 @@ class Identity:
         async with self._lock:
             if self._token != stale:
                 return self._token  # renewed meanwhile
-            if self.is_given:
-                raise NotAuthenticated(
-                    "the token given by AGENTMESH_TOKEN is not accepted any more and cannot be renewed: "
-                    "give a new one, or a join token in AGENTMESH_JOIN_TOKEN"
-                )
             key, is_new = self._own_key()
             if is_new:
                 return await self._join(link, key, None)
@@ -174,6 +169,16 @@ class Identity:
         """The mesh refused the token: the next call renews it. A given token stays as it is."""
         if not self.is_given:
             self._renew_at_s = float("-inf")
+
+    def given_token_refused(self, cause: NotAuthenticated) -> NotAuthenticated:
+        """What to say when a given token is not accepted: the mesh's own words are about one that can be renewed."""
+        return NotAuthenticated(
+            f"the token that was given to agent {self._namespace}/{self._agent_id} is not accepted "
+            f"({cause.reason or cause.message}) and cannot be renewed: give it a new one, or instead a join token in "
+            "AGENTMESH_JOIN_TOKEN, by which it gets tokens of its own",
+            reason=cause.reason,
+            code=cause.code,
+        )
 
     async def rejoin(self, link: Link) -> str:
         """Joins anew, for a token that allows what the present one does not."""

@@ -179,7 +179,9 @@ class Presence:
                 stream.cancel()
         except NotAuthenticated as error:
             self._refused_tokens += 1
-            if self._identity.is_given or self._refused_tokens >= _MAX_REFUSED_TOKENS:
+            if self._identity.is_given:
+                raise self._identity.given_token_refused(error) from error
+            if self._refused_tokens >= _MAX_REFUSED_TOKENS:
                 raise
             self._identity.expire()
             raise Unreachable(f"the token is not accepted: {error}") from error
@@ -267,8 +269,8 @@ class Presence:
             if received.drain_reason:
                 name = f"{self._machine.namespace}/{self._machine.agent_id}"
                 logger.info("agent %s gets no new work: %s", name, received.drain_reason)
-            if received.reauthenticate and not self._identity.is_given:
-                self._renewal_asked.set()
+            if received.reauthenticate:
+                self._reauthenticate()
             if received.go_away is not None:
                 self._go_away(received.go_away)
                 return
@@ -356,6 +358,17 @@ class Presence:
                 raise SessionEnded("the mesh ended its session", reason="SESSION_NOT_FOUND")
         self._endpoint = go_away.endpoint or None
 
+    def _reauthenticate(self) -> None:
+        if not self._identity.is_given:
+            self._renewal_asked.set()
+            return
+        logger.warning(
+            "agent %s/%s will end soon: the token that was given to it runs out and cannot be renewed; start it again with "
+            "a new one, or instead with a join token",
+            self._machine.namespace,
+            self._machine.agent_id,
+        )
+
     def _superseded(self) -> Superseded:
         name = f"{self._machine.namespace}/{self._machine.agent_id}"
         return Superseded(
@@ -393,6 +406,13 @@ class Presence:
         self._send_soon()
         self._bye_said.set()
         self._deliver((), handed_back)
+        if handed_back:
+            logger.warning(
+                "agent %s/%s leaves with %d unfinished attempts: other agents get them",
+                self._machine.namespace,
+                self._machine.agent_id,
+                len(handed_back),
+            )
 
     def _send_soon(self) -> None:
         if self._machine.has_frames:

@@ -37,6 +37,7 @@ from agentmesh.v1.session_pb2 import (
     MeshFrame,
     Open,
     Opened,
+    Reauthenticate,
     SessionLimits,
 )
 from tests.unit.sdk.virtual_clock import VirtualClock, settle
@@ -175,14 +176,23 @@ class WorldStream:
 
 
 class Setup:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, given_token: str | None = None) -> None:
         self.clock = VirtualClock()
         self.world = World(self.clock)
         self.machine = SessionMachine("default", "worker-1", 4, lambda task_type: True)
         self.delivered: list[tuple[Sequence[Attempt], Sequence[Attempt]]] = []
         self.uplink = Uplink(lambda: None)
         worker = AgentType.AGENT_TYPE_WORKER
-        self.identity = Identity("default", "worker-1", worker, [], directory, self.clock, on_socket=True)
+        self.identity = Identity(
+            "default",
+            "worker-1",
+            worker,
+            [],
+            directory,
+            self.clock,
+            given_token=given_token,
+            on_socket=True,
+        )
         self.presence = Presence(
             self.machine,
             self.identity,
@@ -353,6 +363,38 @@ async def test_leaving_while_the_daemon_is_away_ends(setup: Setup) -> None:
     await setup.clock.advance(1.0)
     assert setup.running.done()
     assert setup.running.exception() is None
+
+
+async def test_who_leaves_says_how_many_attempts_it_hands_back(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.world.streams[0].inbox.put_nowait([MeshFrame(assign=Assign(fence=b"a", task_type="t"))])
+    await settle()
+    await setup.presence.leave(0.0)
+    assert caplog.messages == [
+        "agent default/worker-1 leaves with 1 unfinished attempts: other agents get them"
+    ]
+
+
+async def test_a_given_token_that_runs_out_is_told_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup(tmp_path, given_token="given")
+    setup.world.tokens["given"] = 60.0
+    await settle()
+    setup.world.streams[0].inbox.put_nowait([MeshFrame(reauthenticate=Reauthenticate())])
+    await settle()
+    (told,) = caplog.messages
+    assert "will end soon" in told
+    setup.world.streams[0].inbox.put_nowait(
+        NotAuthenticated("renew it by RenewToken", reason="TOKEN_EXPIRED")
+    )
+    await settle()
+    ended = setup.running.exception()
+    assert isinstance(ended, NotAuthenticated)
+    assert ended.reason == "TOKEN_EXPIRED"
+    assert "RenewToken" not in str(ended)
+    assert "AGENTMESH_JOIN_TOKEN" in str(ended)
 
 
 async def test_leaving_while_the_stream_opens_says_bye_on_it(setup: Setup) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import logging.handlers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.wire.sdk.conftest import RunningAgent
 from tests.wire.sdk.fake_mesh import FakeMesh, assign
 
 Start = Callable[[Agent], RunningAgent]
+WAIT_S = 10.0
 
 
 @pytest.mark.parametrize("task_type", ["sync", "async"])
@@ -63,3 +67,31 @@ def test_a_handler_that_calls_exit_fails_its_attempt_and_not_its_agent(
     for fence in ("a", "b"):
         fail = stream.expect("fail", fence)
         assert (fail.type, fail.message, fail.retryable) == ("SystemExit", "3", True)
+
+
+@pytest.fixture
+def log() -> Iterator[SimpleQueue[logging.LogRecord]]:
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = logging.handlers.QueueHandler(records)
+    logging.getLogger("agentmesh").addHandler(handler)
+    yield records
+    logging.getLogger("agentmesh").removeHandler(handler)
+
+
+@pytest.mark.parametrize("task_type", ["sync", "async"])
+def test_the_log_of_an_agent_shows_where_a_handler_failed(
+    mesh: FakeMesh, agent: Agent, start: Start, log: SimpleQueue[logging.LogRecord], task_type: str
+) -> None:
+    @agent.task("sync")
+    def sync_handler(task: TaskContext) -> None:
+        raise ValueError("bad luck")
+
+    @agent.task("async")
+    async def async_handler(task: TaskContext) -> None:
+        raise ValueError("bad luck")
+
+    start(agent)
+    mesh.next_stream().send(assign("a", task_type))
+    told = log.get(timeout=WAIT_S).getMessage()
+    assert told.startswith("task task-a attempt 1: failed by ValueError: bad luck")
+    assert f"in {task_type}_handler" in told
