@@ -33,7 +33,8 @@ class Credentials:
                 self._keep_join_token(token, token.expire_ms - now_ms)
         self._identities = {(record.namespace, record.agent_id): record for record in restored.identities}
         self._revoked_families: OrderedDict[tuple[str, str], float] = OrderedDict()
-        """With the monotonic time until which each is kept, the earliest first: a jump of the clock revives nothing."""
+        """With the monotonic time until which each is kept: a jump of the clock revives nothing. The earliest first, but
+        for those kept longer because of a key; what stands behind one of them waits for it."""
         for record in sorted(restored.revocations, key=lambda record: record.keep_until_ms):
             if record.keep_until_ms > now_ms:
                 self._keep_revoked(record.namespace, record.family, record.keep_until_ms - now_ms)
@@ -100,7 +101,13 @@ class Credentials:
 
     def revoke_family(self, namespace: str, family: str, now_ms: int) -> None:
         """Revoke a family and what descends from it; remembered until nothing of it can be valid any more."""
-        keep_ms = self.identity_ttl_ms + DAY_MS
+        # Keys were given their time by the setting, and the clock, of then; none of them may outlive this.
+        keys_ms = [
+            identity.expire_ms - now_ms
+            for identity in self._identities.values()
+            if f"{identity.family}/".startswith(f"{family}/")
+        ]
+        keep_ms = max([self.identity_ttl_ms, *keys_ms]) + DAY_MS
         self._keep_revoked(namespace, family, keep_ms)
         self._commits.writes.revocations.append(RevocationRecord(family, namespace, now_ms, now_ms + keep_ms))
 

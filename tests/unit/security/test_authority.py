@@ -14,7 +14,7 @@ from meshd.domain.values import AgentType
 from meshd.engine.authority import MAX_CACHED_TOKENS, Target
 from meshd.engine.token_streams import EXPIRY_GRACE_MS, TokenStream
 from meshd.wire.context import set_current_call
-from tests.auth_world import AgentKey, World, restored_from
+from tests.auth_world import START_MS, AgentKey, World, restored_from
 
 pytestmark = pytest.mark.anyio
 WORK = AccessRule(Action.EXECUTE, "tasks", Scope.NAMESPACE, audit=True)
@@ -107,6 +107,23 @@ async def test_a_revoked_family_is_forgotten_when_nothing_of_it_can_be_valid_and
     for current, kept in ((world, 1), (restarted, 2)):
         await revoke(current, token=third)
         assert len(current.authority._credentials._revoked_families) == kept
+
+
+async def test_a_revocation_is_kept_for_as_long_as_a_key_lives_that_was_given_more_time(world: World) -> None:
+    boss = world.authority.authenticate((await world.issue("boss", AgentType.ORCHESTRATOR)).value)
+    keys = {name: AgentKey() for name in ("w-1", "w-2")}
+    own = await world.join("w-1", keys["w-1"])
+    await world.join("w-2", keys["w-2"], await world.join_token("w-2", by=boss))
+    world.authority._credentials.identity_ttl_ms = 24 * HOUR_MS  # The setting is lowered.
+    await revoke(world, token=own.value)
+    await revoke(world, family=boss.family)
+    for days in (3, 29, 31):
+        world.now_ms = START_MS + days * 24 * HOUR_MS
+        restarted = world.restart()
+        assert len(restarted.authority._credentials._revoked_families) == (2 if days < 31 else 0)
+        for name, key in keys.items():
+            expected = Reason.TOKEN_REVOKED if days < 31 else Reason.PROOF_INVALID
+            assert (await refusal(restarted.renew(name, key))).reason is expected
 
 
 async def test_an_expired_token_can_still_be_revoked(world: World) -> None:
