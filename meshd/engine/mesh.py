@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from meshd.domain import commands as c
-from meshd.domain.access import Call
+from meshd.domain.access import SYSTEM_NAMESPACE, Call
 from meshd.domain.discovery import AgentFilter, TaskConditions
 from meshd.domain.effects import Effects, Stream
 from meshd.domain.errors import Reason, Refusal
@@ -186,7 +186,9 @@ class Mesh:
             )
             raise Refusal(Reason.NAMESPACE_EXISTS, message, field="name")
         if existing is None:
-            info = NamespaceInfo(name, description, self._clock().wall_ms, 1)
+            # One of this name may have been undone by a restore, up to which _mesh counted with it.
+            epoch = self.namespaces[SYSTEM_NAMESPACE].info.epoch
+            info = NamespaceInfo(name, description, self._clock().wall_ms, epoch)
             self.namespaces[name] = new_namespace(info, self.rules, self.fleet, self._keys, self.rng)
             self.commits.writes.namespaces.append(info)
         self._record("_mesh", entry)

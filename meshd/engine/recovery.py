@@ -39,9 +39,10 @@ def recover(
         for session in list(ns.sessions.values()):
             forget(ns, session, now, out)
     writes = out.writes
-    for info in restored.namespaces:
-        seen = max(info.epoch, predecessor.epochs.get(info.name, 0))
-        writes.namespaces.append(info._replace(epoch=seen + EPOCH_JUMP + randbelow(EPOCH_JUMP)))
+    # One for all: a namespace made later begins with that of _mesh, and its name may have been used before.
+    seen = max([*(info.epoch for info in restored.namespaces), *predecessor.epochs.values()])
+    epoch = seen + EPOCH_JUMP + randbelow(EPOCH_JUMP)
+    writes.namespaces = [info._replace(epoch=epoch) for info in restored.namespaces]
     for join_token in restored.join_tokens:
         writes.join_tokens[join_token.token_hash] = join_token._replace(uses_left=0)
     writes.identities = _identities(restored, predecessor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
@@ -15,9 +16,13 @@ import pytest
 from meshd import maintenance
 from meshd.config import StartError
 from meshd.domain import audit
+from meshd.domain.access import LOCAL_OPERATOR, AccessRule, Action, Call, Scope
+from meshd.domain.limits import SessionRules
 from meshd.domain.records import AuditRecord, IdentityRecord, JoinTokenRecord, RevocationRecord
-from meshd.domain.values import AttemptState, OutcomeReason, TaskState
+from meshd.domain.values import AttemptState, NamespaceInfo, OutcomeReason, TaskState
+from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.recovery import EPOCH_JUMP
+from meshd.ops.metrics import Metrics
 from meshd.ports.store import AuditFilter, Restored
 from meshd.store import migrate
 from meshd.store.backup import examine
@@ -113,13 +118,36 @@ def test_epochs_jump_beyond_all_that_were_seen(places: Places) -> None:
     places.backup()
     for _ in range(3):
         with places.open() as (_, restored):
-            lived = {info.name: info.epoch for info in restored.namespaces}
+            lived = max(info.epoch for info in restored.namespaces)
+    with places.open() as (store, _):
+        commit(store, namespaces=[NamespaceInfo("made since", "", 0, lived + 7)])
     places.restore()
     with places.open() as (_, restored):
         after = {info.name: info.epoch for info in restored.namespaces}
     assert set(after) == set(before)
-    for name, epoch in after.items():
-        assert lived[name] + EPOCH_JUMP <= epoch <= lived[name] + 2 * EPOCH_JUMP + 2
+    (epoch,) = set(after.values())
+    assert lived + 7 + EPOCH_JUMP <= epoch <= lived + 7 + 2 * EPOCH_JUMP + 2
+
+
+@pytest.mark.anyio
+async def test_a_namespace_that_is_made_again_after_a_restore_has_an_epoch_that_nobody_saw(
+    places: Places,
+) -> None:
+    with places.open():
+        pass
+    places.backup()
+    entry = Entry(Call(LOCAL_OPERATOR, "CreateNamespace", "", AccessRule(Action.ADMIN, "acl", Scope.MESH)))
+    epochs = []
+    for restores in (2, 1, 1):
+        with places.open() as (store, restored):
+            mesh = Mesh(store, restored, SessionRules(), Metrics(), lambda error: pytest.fail(str(error)))
+            info, new = await mesh.create_namespace("blue", "", entry)
+            await mesh.shutdown()
+        assert new
+        epochs.append(info.epoch)
+        for _ in range(restores):
+            places.restore()
+    assert all(later > earlier + EPOCH_JUMP for earlier, later in itertools.pairwise(epochs))
 
 
 def test_tokens_and_join_tokens_of_before_are_void(places: Places) -> None:
