@@ -126,11 +126,14 @@ class Enrolment:
             now_ms + self._credentials.identity_ttl_ms,
             generation,
         )
-        token = self._sign_for(identity, now_ms)
+        claims = self._claims_for(identity, now_ms)
+        token = self._signed(claims, identity.expire_ms)
         if known is not None:
             self._credentials.put_join_token(known._replace(uses_left=known.uses_left - 1))
+            # It proved to be the agent, and is recorded as such.
+            call.principal = principal_of(claims)
         self._credentials.put_identity(identity)
-        return await self._granted(call, token, grant, proven=bool(join_token))
+        return await self._granted(call, token, grant)
 
     def challenge(self, call: Call, namespace: str, agent_id: str) -> bytes:
         """Return a nonce to sign. Known and unknown agents are not told apart."""
@@ -162,9 +165,11 @@ class Enrolment:
         if identity.expire_ms <= now_ms:
             raise Refusal(Reason.PROOF_INVALID, "the agent's key was not used for too long; join again")
         identity = identity._replace(expire_ms=now_ms + self._credentials.identity_ttl_ms)
-        token = self._sign_for(identity, now_ms)
+        claims = self._claims_for(identity, now_ms)
+        token = self._signed(claims, identity.expire_ms)
+        call.principal = principal_of(claims)
         self._credentials.put_identity(identity)
-        return await self._granted(call, token, Grant(namespace, agent_id, None, ()), proven=True)
+        return await self._granted(call, token, Grant(namespace, agent_id, None, ()))
 
     async def issue(self, call: Call, grant: Grant, lifetime_ms: int) -> IssuedToken:
         """Return a token for an agent, or for an operator: that one ends no later than the caller's own.
@@ -187,7 +192,7 @@ class Enrolment:
             self._require_namespace(grant.namespace)
             segment = agent_segment(grant.agent_id, generation, random)
             subject, namespace = f"agent:{grant.namespace}/{grant.agent_id}", grant.namespace
-        token = self._sign(
+        claims = self._timed(
             TokenClaims(
                 subject,
                 namespace,
@@ -201,6 +206,7 @@ class Enrolment:
                 expire_ms,
             )
         )
+        token = self._signed(claims)
         object_ = f"agent:{grant.agent_id}" if grant.agent_type else subject
         self._audit.record(call, namespace=grant.namespace, object=object_)
         await self._commits.settled()
@@ -279,33 +285,33 @@ class Enrolment:
             )
             raise Refusal(Reason.NAMESPACE_NOT_FOUND, message, field="namespace")
 
-    def _sign_for(self, identity: IdentityRecord, now_ms: int) -> IssuedToken:
-        claims = TokenClaims(
-            f"agent:{identity.namespace}/{identity.agent_id}",
-            identity.namespace,
-            AgentType(identity.agent_type),
-            identity.capabilities,
-            (),
-            token_urlsafe(16),
-            identity.family,
-            identity.generation,
-            now_ms,
-            now_ms + MAX_TOKEN_LIFETIME_MS,
+    def _claims_for(self, identity: IdentityRecord, now_ms: int) -> TokenClaims:
+        return self._timed(
+            TokenClaims(
+                f"agent:{identity.namespace}/{identity.agent_id}",
+                identity.namespace,
+                AgentType(identity.agent_type),
+                identity.capabilities,
+                (),
+                token_urlsafe(16),
+                identity.family,
+                identity.generation,
+                now_ms,
+                now_ms + MAX_TOKEN_LIFETIME_MS,
+            )
         )
-        return self._sign(claims)._replace(identity_expire_ms=identity.expire_ms)
 
-    def _sign(self, claims: TokenClaims) -> IssuedToken:
+    def _timed(self, claims: TokenClaims) -> TokenClaims:
         # Whole seconds, never longer than asked for but at least one; in the second of a restore, those of the next.
         issue_s = max(claims.issue_ms // 1_000, self._credentials.token_watermark_ms // 1_000 + 1)
         issue_ms = issue_s * 1_000
         expire_ms = max(claims.expire_ms // 1_000 * 1_000, issue_ms + 1_000)
-        claims = claims._replace(issue_ms=issue_ms, expire_ms=expire_ms)
-        return IssuedToken(self._tokens.sign(claims), expire_ms, claims.family)
+        return claims._replace(issue_ms=issue_ms, expire_ms=expire_ms)
 
-    async def _granted(self, call: Call, token: IssuedToken, grant: Grant, *, proven: bool) -> IssuedToken:
-        """Record and settle; a caller that proved to be the agent is recorded as the agent."""
-        if proven:
-            call.principal = principal_of(self._tokens.verify(token.value, self._wall_ms()))
+    def _signed(self, claims: TokenClaims, identity_expire_ms: int = 0) -> IssuedToken:
+        return IssuedToken(self._tokens.sign(claims), claims.expire_ms, claims.family, identity_expire_ms)
+
+    async def _granted(self, call: Call, token: IssuedToken, grant: Grant) -> IssuedToken:
         self._audit.record(call, namespace=grant.namespace, object=f"agent:{grant.agent_id}")
         await self._commits.settled()
         return token

@@ -101,6 +101,19 @@ async def test_a_join_that_is_refused_uses_no_join_token_up(world: World) -> Non
     assert await world.join("w-1", key, token, capabilities=skills[:2])
 
 
+async def test_a_join_is_whole_while_the_clock_is_behind_a_restore(world: World) -> None:
+    key, join_token = AgentKey(), await world.join_token("w-1")
+    world.enrolment._credentials.token_watermark_ms = world.now_ms + 40_000
+    token = await world.join("w-1", key, join_token)
+    record = world.writes.audit[-1]
+    assert (record.subject, record.object, record.allowed) == ("agent:blue/w-1", "agent:w-1", True)
+    renewed = await world.renew("w-1", key)
+    assert world.writes.audit[-1].sequence == record.sequence + 1
+    world.now_ms += 41_000
+    for each in (token, renewed):
+        assert world.authority.authenticate(each.value).agent_id == "w-1"
+
+
 async def test_an_agent_of_another_type_is_not_made_a_worker_by_whoever_reaches_the_socket(
     world: World,
 ) -> None:
