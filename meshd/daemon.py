@@ -53,7 +53,7 @@ from meshd.ops.pages import pages
 from meshd.ops.readiness import Readiness
 from meshd.ports.store import Restored, StorageError
 from meshd.ports.task_steps import StepListener
-from meshd.security.keys import KeyFileError, jwks, load_signing_key
+from meshd.security.keys import KEY_FOLDER, KeyFileError, jwks, load_signing_key
 from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
 from meshd.store.sqlite import SqliteStore
@@ -201,7 +201,7 @@ def _compose(
     storage_failed: Callable[[StorageError], None],
     step_listeners: Sequence[StepListener] = (),
 ) -> Parts:
-    tokens = JwtTokens(load_signing_key(Path(settings.data_dir) / "keys"), settings.issuer)
+    tokens = JwtTokens(load_signing_key(Path(settings.data_dir) / KEY_FOLDER), settings.issuer)
     rules = SessionRules(
         beat_interval_ms=settings.beat_interval_ms,
         lease_ttl_ms=settings.lease_ttl_ms,

@@ -16,6 +16,7 @@ from meshd.domain.access import LOCAL_OPERATOR
 from meshd.domain.values import Now
 from meshd.engine.recovery import recover
 from meshd.ports.store import Predecessor, StorageError
+from meshd.security.keys import KEY_FILE, KEY_FOLDER
 from meshd.store.backup import Contents, back_up, copy_backup, examine, read_predecessor
 from meshd.store.lock import DirectoryLock
 from meshd.store.opening import DATABASE
@@ -70,10 +71,14 @@ def _restore(directory: Path, file: Path, contents: Contents, *, replace: bool) 
     now_ms = time.time_ns() // 1_000_000
     newest_ms = max(contents.newest_ms, predecessor.newest_ms)
     if newest_ms > now_ms + CLOCK_SKEW_MS:
-        raise StartError(
-            f"the clock of this host is {(newest_ms - now_ms) // 1_000} s behind what the mesh recorded last",
-            "set the clock, then restore again: tokens are told apart by their time",
-        )
+        key = directory / KEY_FOLDER / KEY_FILE
+        if key.exists():
+            raise StartError(
+                f"the clock of this host is {(newest_ms - now_ms) // 1_000} s behind what the mesh recorded",
+                "set the clock, then restore again: tokens are told apart by their time; if it is right and was wrong"
+                f" before, remove {key} first: with a new key, tokens of before are refused whatever their time",
+            )
+        newest_ms = 0
     with staging(directory) as prepared:
         digest = copy_backup(file, prepared / DATABASE)
         with closing(SqliteStore(prepared)) as store:

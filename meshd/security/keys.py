@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+KEY_FOLDER: Final = "keys"
+"""Within the data directory."""
 KEY_FILE: Final = "signing.pem"
 
 

@@ -30,7 +30,7 @@ class Contents(NamedTuple):
     agents: int
     namespaces: int
     newest_ms: int
-    """Time of its newest audit record; 0 without one."""
+    """Latest time of an audit record in it; 0 without one."""
     size_bytes: int
 
 
@@ -129,8 +129,9 @@ def _writing(file: Path) -> Iterator[None]:
 
 
 def _newest_ms(connection: sqlite3.Connection) -> int:
-    newest = select(schema.audit.c.time_ms).order_by(schema.audit.c.id.desc()).limit(1)
-    return next((time_ms for (time_ms,) in _rows(connection, newest)), 0)
+    # Not of the last record: the clock may have been set back before that.
+    ((newest_ms,),) = _rows(connection, select(func.max(schema.audit.c.time_ms)))
+    return int(newest_ms or 0)
 
 
 def _count(connection: sqlite3.Connection, part: FromClause) -> int:

@@ -24,6 +24,7 @@ from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.recovery import EPOCH_JUMP
 from meshd.ops.metrics import Metrics
 from meshd.ports.store import AuditFilter, Restored
+from meshd.security.keys import load_signing_key
 from meshd.store import migrate
 from meshd.store.backup import examine
 from meshd.store.sqlite import SqliteStore
@@ -340,13 +341,23 @@ def test_nothing_is_restored_over_a_database_that_needs_its_log(places: Places) 
         places.restore()
 
 
-def test_a_clock_far_behind_the_mesh_restores_nothing(places: Places) -> None:
+@pytest.mark.parametrize("set_back", [False, True])
+def test_a_clock_far_behind_the_mesh_restores_nothing(places: Places, set_back: bool) -> None:
+    late = AuditRecord("default", 1, NOW_MS + 3_600_000, "s", "p", "M", "o", True, "", 1, b"", b"", b"h")
     with places.open() as (store, _):
-        late = AuditRecord("default", 1, NOW_MS + 3_600_000, "s", "p", "M", "o", True, "", 1, b"", b"", b"h")
         commit(store, audit=[late])
+        if set_back:
+            commit(store, audit=[late._replace(sequence=2, time_ms=NOW_MS, hash=b"i")])
     places.backup()
-    with pytest.raises(StartError, match=r"the clock of this host is 3\d\d\d s behind"):
+    key = places.data / "keys" / "signing.pem"
+    load_signing_key(key.parent)
+    with pytest.raises(StartError, match=r"the clock of this host is 3\d\d\d s behind") as caught:
         places.restore()
+    assert f"remove {key} first" in caught.value.next_step
+    key.unlink()
+    places.restore()
+    with places.open() as (_, restored):
+        assert NOW_MS <= restored.token_watermark_ms < NOW_MS + 1_000_000
 
 
 def test_a_backup_of_an_older_meshd_is_upgraded_on_its_way(places: Places) -> None:
