@@ -21,9 +21,10 @@ SYSTEM_FILE = Path("/etc/meshd/meshd.toml")
 ENVIRONMENT_PREFIX = "MESHD_"
 OTHER_FLAGS = ("--help", "--version", "--config", "--replace")
 
-# Kubernetes puts these into every container beside a Service named meshd; they are no settings.
-SERVICE_LINKS = re.compile(
-    r"MESHD_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
+# Kubernetes puts NAME_SERVICE_HOST and these into every container beside a Service; they are no settings.
+SERVICE_HOST = "_SERVICE_HOST"
+SERVICE_LINK = re.compile(
+    r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
 
@@ -213,11 +214,14 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     known = _known()
+    services = [name.removesuffix(SERVICE_HOST) for name in environment if name.endswith(SERVICE_HOST)]
     values = {}
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == environment_name("config"):
             continue
-        if SERVICE_LINKS.fullmatch(variable):
+        if any(
+            variable.startswith(each) and SERVICE_LINK.fullmatch(variable, len(each)) for each in services
+        ):
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name not in known or variable != environment_name(name):

@@ -85,16 +85,25 @@ def test_a_mistake_in_the_environment_is_named(variable: str, value: str, said: 
     assert variable in str(caught.value)
 
 
-def test_what_kubernetes_adds_for_a_service_named_meshd_is_no_setting() -> None:
+@pytest.mark.parametrize(
+    "service", ["MESHD", "MESHD_METRICS", "MESHD_SERVICE", "MESHD_PORT", "MESHD_DATA_DIR"]
+)
+def test_what_kubernetes_adds_for_a_service_named_meshd_or_meshd_anything_is_no_setting(service: str) -> None:
     links = {
-        "MESHD_SERVICE_HOST": "10.0.0.1",
-        "MESHD_SERVICE_PORT": "7600",
-        "MESHD_SERVICE_PORT_GRPC": "7600",
-        "MESHD_PORT": "tcp://10.0.0.1:7600",
-        "MESHD_PORT_7600_TCP": "tcp://10.0.0.1:7600",
-        "MESHD_PORT_7600_TCP_ADDR": "10.0.0.1",
+        f"{service}_SERVICE_HOST": "10.0.0.1",
+        f"{service}_SERVICE_PORT": "7600",
+        f"{service}_SERVICE_PORT_GRPC": "7600",
+        f"{service}_PORT": "tcp://10.0.0.1:7600",
+        f"{service}_PORT_7600_TCP": "tcp://10.0.0.1:7600",
+        f"{service}_PORT_7600_TCP_ADDR": "10.0.0.1",
     }
     assert load([], links).settings == Settings()
+
+
+@pytest.mark.parametrize("variable", ["MESHD_PORT", "MESHD_LISTEN_PORT"])
+def test_what_looks_like_a_link_but_is_of_no_service_is_refused(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f'unknown setting "{variable}" in the environment'):
+        load([], {variable: "7600", "MESHD_METRICS_SERVICE_HOST": "10.0.0.1"})
 
 
 def test_an_unknown_flag_is_refused() -> None:
