@@ -204,6 +204,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what one field alone cannot tell. Raises SettingsError."""
+        if not self.data_dir:
+            raise SettingsError("data_dir is empty", "name a directory, or leave it out for the default")
         for name in ("listen", "http_listen"):
             self._check_address(name)
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -36,6 +36,7 @@ def test_loopback_needs_nothing(address: str) -> None:
         ({"listen": "127.0.0.1:99999"}, "not an address"),
         ({"listen": "::1:7600"}, "IPv6 needs brackets"),
         ({"issuer": "two words"}, "issuer"),
+        ({"data_dir": ""}, "data_dir is empty"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given: dict[str, Any], said: str) -> None:
