@@ -31,12 +31,19 @@ class TaskSpans:
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("meshd")
+        self._failed = False
 
     def __call__(self, steps: Sequence[TaskStep]) -> None:
-        """Take note of a batch."""
-        for step in steps:
-            if step.step is Step.ENDED:
-                self._record(step.task)
+        """Take note of a batch; no plug-in can keep from its callers what is durable."""
+        if self._failed:
+            return
+        try:
+            for step in steps:
+                if step.step is Step.ENDED:
+                    self._record(step.task)
+        except Exception as error:  # noqa: BLE001 - whatever a sampler raises
+            self._failed = True
+            log.warning("a span cannot be made; meshd goes on without spans", error=type(error).__name__)
 
     def close(self) -> None:
         """Send what is left; give up after a second, as the collector may be away."""
@@ -95,15 +102,15 @@ def task_spans(environment: Mapping[str, str]) -> TaskSpans | None:
         return None
     try:
         exporter: Any = found[0].load()()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, whose text may repeat headers
         log.warning(
-            "the exporter of spans cannot be made; meshd goes on without",
+            "spans cannot be made as the OTEL_* variables ask; meshd goes on without",
             exporter=name,
             error=type(error).__name__,
         )
         return None
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
     return TaskSpans(provider)
 
 

@@ -112,6 +112,32 @@ def test_an_exporter_that_cannot_be_made_is_none_either(monkeypatch: pytest.Monk
     assert [(line["exporter"], line["error"]) for line in logged] == [("console", "ValueError")]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_BSP_MAX_QUEUE_SIZE", "100"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")]
+)
+def test_variables_that_make_no_sense_are_no_reason_not_to_start(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with structlog.testing.capture_logs() as logged:
+        assert tracing.task_spans({"OTEL_TRACES_EXPORTER": "console"}) is None
+    assert [(line["exporter"], line["error"]) for line in logged] == [("console", "ValueError")]
+
+
+def test_a_span_that_cannot_be_made_ends_the_spans_and_nothing_else() -> None:
+    world = TracedWorld()
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("hunter2")
+
+    world.spans._tracer.start_span = broken  # type: ignore[method-assign, assignment]
+    with structlog.testing.capture_logs() as logged:
+        for task_id in ("t1", "t2"):
+            world.submit(task_id, queue_timeout_ms=500)
+            world.wait(1)
+    assert [line["error"] for line in logged] == ["ValueError"]
+
+
 def test_an_exporter_that_is_installed_is_used() -> None:
     spans = tracing.task_spans({"OTEL_TRACES_EXPORTER": "console"})
     assert spans is not None
