@@ -143,7 +143,7 @@ class Settings:
         3_500,
         "Sessions",
         "An agent silent for so long is lost; at least twice the beat interval, and longer in proportion with it.",
-        bounds=(300, 600_000),
+        bounds=(2_000, 600_000),
     )
     accept_timeout_ms: int = _setting(
         1_000, "Sessions", "Time an agent has to accept an assignment.", bounds=(100, 60_000)

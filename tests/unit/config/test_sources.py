@@ -47,7 +47,7 @@ def test_the_file_is_found_by_flag_then_environment_then_place(tmp_path: Path) -
         ("lease_tll_ms = 1", 'unknown setting "lease_tll_ms"', "lease_ttl_ms"),
         ('lease_ttl_ms = "4000"', "lease_ttl_ms", "must be a whole number, not str"),
         ("lease_ttl_ms = true", "lease_ttl_ms", "must be a whole number, not bool"),
-        ("lease_ttl_ms = 7", "lease_ttl_ms", "outside 300 to 600000 set it to 300 to 600000"),
+        ("lease_ttl_ms = 1999", "lease_ttl_ms", "outside 2000 to 600000 set it to 2000 to 600000"),
         ("insecure = 1", "insecure", "must be true or false, not int set it to true or false"),
         ('log_format = "xml"', "log_format", "json, text"),
         ("[session]\nlease_ttl_ms = 4000", 'unknown setting "session"', ""),
