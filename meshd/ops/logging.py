@@ -35,6 +35,9 @@ SECRET_KEYS: Final = frozenset(
 
 SECRET_SUFFIXES: Final = ("_token", "_secret", "_password", "_payload")
 
+LONG_KEYS: Final = frozenset({"exception", "stack"})
+"""Keys whose values have lines of their own."""
+
 SECRET_TEXT: Final = re.compile(
     r"eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?"  # a JWT
     r"|(?<=[Bb]earer )[\w.~+/=-]+"
@@ -57,10 +60,10 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: Processor = (
-        structlog.processors.JSONRenderer()
+    render: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=target.isatty(), sort_keys=False)
+        else [_printable, structlog.dev.ConsoleRenderer(colors=target.isatty(), sort_keys=False)]
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(
@@ -70,7 +73,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 redact,
-                render,
+                *render,
             ],
         )
     )
@@ -95,6 +98,23 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace secrets and payloads, by the name of their key or by their looks."""
     return {key: REDACTED if _is_secret(key) else _clean(value) for key, value in event.items()}
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Let nothing that others sent steer a terminal or look like another line; JSON escapes it anyway."""
+    return {
+        key: _escaped(value, kept="\n\t" if key in LONG_KEYS else "") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def _is_secret(key: object) -> bool:

@@ -96,3 +96,25 @@ def test_text_is_for_people(lines: io.StringIO) -> None:
     assert "disk lags" in lines.getvalue()
     assert "seconds=0.5" in lines.getvalue()
     assert "\x1b" not in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text", ["x\x1b[2Jy", "x\x1b]0;a title\x07", "x\x9b2J", "x\ny", "x\u2028y", "x\u202ey"]
+)
+def test_no_text_steers_a_terminal_or_makes_a_line(lines: io.StringIO, text: str) -> None:
+    logging.configure("info", "text", lines)
+    structlog.get_logger().info(f"said {text}", detail=text)
+    written = lines.getvalue()
+    assert written.endswith("\n")
+    assert written[:-1].isprintable()
+    assert written.count("x") >= 2
+
+
+def test_the_lines_of_an_exception_stay_lines(lines: io.StringIO) -> None:
+    logging.configure("info", "text", lines)
+    try:
+        raise ValueError("said \x1b[2J")
+    except ValueError:
+        structlog.get_logger().exception("a call failed")
+    assert lines.getvalue().splitlines()[-1] == "ValueError: said \\x1b[2J"
+    assert len(lines.getvalue().splitlines()) > 2
