@@ -853,11 +853,11 @@ class AgentWorkload(message.Message):
     free_slots: builtins.int
     """Slots free for new work."""
     succeeded_count: builtins.int
-    """Attempts that succeeded since the daemon started."""
+    """Attempts that succeeded; a restart of the daemon may forget the latest."""
     failed_count: builtins.int
-    """Attempts that failed since the daemon started."""
+    """Attempts that failed; a restart of the daemon may forget the latest."""
     lost_count: builtins.int
-    """Attempts that were lost since the daemon started."""
+    """Attempts that were lost; a restart of the daemon may forget the latest."""
     @builtins.property
     def held(self) -> containers.RepeatedCompositeFieldContainer[task_pb2.Task]:
         """Tasks whose attempt it holds, oldest first, without payloads, at most 100 and 512 KiB."""

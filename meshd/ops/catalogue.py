@@ -135,7 +135,9 @@ CALL_S: Final = Metric(
 
 # ---- storage
 COMMIT_S: Final = Metric("meshd_commit_seconds", "histogram", "Duration of commits.", (), COMMIT_BUCKETS_S)
-ROWS: Final = Metric("meshd_commit_rows", "counter", "Rows made durable.")
+ROWS: Final = Metric(
+    "meshd_commit_rows", "counter", "Rows of tasks, attempts and audit records made durable."
+)
 UNCOMMITTED: Final = Metric("meshd_uncommitted_bytes", "gauge", "Payload bytes that wait for the disk.")
 UNCOMMITTED_S: Final = Metric("meshd_uncommitted_seconds", "gauge", "How long the oldest change waits.")
 DATABASE: Final = Metric("meshd_database_bytes", "gauge", "Size of the database and its log on disk.")
