@@ -175,8 +175,12 @@ class Commits:
         self._refuse_if_over()
         try:
             return await self._loop.run_in_executor(threads, read, *args)
-        except StorageBrokenError as error:
-            self.fail(error)
+        except StorageError as error:
+            if isinstance(error, StorageBrokenError):
+                self.fail(error)
+            if not self.failed:
+                raise
+            # A read that waited for a thread while a commit failed is told the same as one that comes now.
             raise storage_failed() from error
 
     async def write_aside(self, write: Callable[..., T], *args: Any) -> T:

@@ -247,6 +247,25 @@ async def test_a_read_of_what_is_broken_is_the_end_and_another_that_fails_is_not
     await commits.close()
 
 
+async def test_a_read_that_finds_the_storage_failed_meanwhile_is_refused_like_one_that_comes_later() -> None:
+    commits = failing_commits(CountingStore(), release, [])
+    begun, go = threading.Event(), threading.Event()
+
+    def refused_read() -> None:
+        begun.set()
+        assert go.wait(30)
+        raise StorageError("an earlier commit failed")
+
+    reading = asyncio.ensure_future(commits.read(refused_read))
+    assert await asyncio.to_thread(begun.wait, 30)
+    commits.fail(StorageError("the disk failed"))
+    go.set()
+    with pytest.raises(Refusal) as refused:
+        await reading
+    assert refused.value.reason is Reason.SHUTTING_DOWN
+    await commits.close()
+
+
 async def test_payloads_count_until_they_are_durable() -> None:
     store = HeldStore()
     store.commits = 1
