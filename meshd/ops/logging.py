@@ -51,6 +51,10 @@ LIBRARY_LEVELS: Final = {
     "sqlalchemy": logging.WARNING,
 }
 
+GRPC_LOGGER: Final = "grpc._cython.cygrpc"
+BROKEN_CALL: Final = "ExecuteBatchError raised in core"
+"""What gRPC says, with a traceback, of an answer whose peer has gone: at the peer's pace, and no fault of meshd."""
+
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send all logs of this process to the stream (stderr), from this level on, as json or text."""
@@ -82,6 +86,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root.setLevel(level.upper())
     for name, least in LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(max(least, root.level))
+    logging.getLogger(GRPC_LOGGER).addFilter(_of_no_broken_call)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -93,6 +98,10 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _of_no_broken_call(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(BROKEN_CALL)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

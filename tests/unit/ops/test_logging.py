@@ -44,6 +44,14 @@ def test_libraries_log_in_the_same_form(lines: io.StringIO) -> None:
     assert line["event"] == "odd peer sent Bearer [redacted]"
 
 
+def test_calls_that_their_peers_broke_leave_no_line(lines: io.StringIO) -> None:
+    library = stdlib.getLogger("grpc._cython.cygrpc")
+    library.error("ExecuteBatchError raised in core by servicer method [/grpc.health.v1.Health/Check]")
+    library.error("Unexpected [KeyError] raised by servicer method [/grpc.health.v1.Health/Check]")
+    (line,) = read(lines)
+    assert line["event"].startswith("Unexpected")
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -106,3 +106,5 @@ async def test_a_stream_that_breaks_under_a_write_is_let_go_at_once(
     assert not mesh.parts.mesh.streams
     assert gone() is None
     assert incidents == []
+    page = (await asyncio.to_thread(mesh.metrics.page)).decode()
+    assert 'meshd_calls_handled_total{code="CANCELLED",method="Work"} 1.0' in page
