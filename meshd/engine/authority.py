@@ -182,6 +182,9 @@ class Authority:
             kind = "operator" if is_operator_family(family) else "agent"
             found = holder(family)
             assert found is not None
+            if kind == "agent":
+                # Else its holder would join again, with what is left of the one it joined by.
+                self._credentials.void_join_tokens(namespace, found[0])
             object_ = f"{kind}:{found[0]} family:{family}"
         self.revocation_epoch += 1
         for cache in self._cache:

@@ -127,6 +127,10 @@ class Credentials:
         else:
             identity = old._replace(public_key=b"", family="", expire_ms=0, generation=old.generation + 1)
         self.put_identity(identity)
+        self.void_join_tokens(namespace, agent_id)
+
+    def void_join_tokens(self, namespace: str, agent_id: str) -> None:
+        """Take back the join tokens that wait for an agent, or have uses left."""
         for record in list(self._join_tokens.values()):
             if (record.namespace, record.agent_id) == (namespace, agent_id):
                 self.put_join_token(record._replace(uses_left=0))

@@ -155,6 +155,20 @@ async def test_revoking_an_agent_ends_its_tokens_its_key_and_its_join_tokens(wor
     assert reason_of(world, (await world.issue("w-1", AgentType.WORKER)).value) is None
 
 
+@pytest.mark.parametrize("how", ["token", "family"])
+async def test_no_join_token_outlives_the_family_of_its_agent(world: World, how: str) -> None:
+    key, many = AgentKey(), await world.join_token("w-1", max_uses=5)
+    others = await world.join_token("w-2")
+    joined = await world.join("w-1", key, many)
+    await revoke(world, **{how: joined.value if how == "token" else joined.family})
+    for current in (world, world.restart()):
+        for again in (key, AgentKey()):
+            refused = await refusal(current.join("w-1", again, many))
+            assert refused.reason is Reason.JOIN_TOKEN_INVALID
+    assert await world.join("w-2", AgentKey(), others)
+    assert await world.join("w-1", key, await world.join_token("w-1"))
+
+
 async def test_what_was_issued_from_a_revoked_credential_ends_with_it(world: World) -> None:
     for how in ("token", "agent"):
         current = world.restart()
