@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 from secrets import token_urlsafe
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from meshd.domain.access import ANY, SYSTEM_NAMESPACE, Call
 from meshd.domain.errors import Reason, Refusal
@@ -31,6 +31,9 @@ from meshd.engine.commits import Commits
 from meshd.engine.credentials import Credentials, principal_of, system_wall_ms
 from meshd.ports.proofs import Proofs
 from meshd.ports.tokens import TokenClaims, Tokens
+
+NOBODYS_KEY: Final = b"\x58" + 31 * b"\x66"
+"""A point of the curve, against which a signature is verified for an agent that has no key; nothing follows from it."""
 
 
 class Grant(NamedTuple):
@@ -149,11 +152,13 @@ class Enrolment:
         now_ms = self._wall_ms()
         identity = self._credentials.identity(namespace, agent_id)
         message = proof_message(namespace, agent_id, nonce)
+        # Verified in any case: the time it takes must not tell strangers which agents have joined.
+        key = identity.public_key if identity is not None else b""
         if (
-            identity is None
-            or not identity.public_key
-            or not self._challenges.valid(nonce, namespace, agent_id, now_ms)
-            or not self._proofs.valid_signature(identity.public_key, message, signature)
+            not self._challenges.valid(nonce, namespace, agent_id, now_ms)
+            or not self._proofs.valid_signature(key or NOBODYS_KEY, message, signature)
+            or identity is None
+            or not key
         ):
             raise Refusal(
                 Reason.PROOF_INVALID, "the proof is wrong, stale, or the agent has no key; join again"

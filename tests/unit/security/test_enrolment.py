@@ -10,6 +10,9 @@ from meshd.domain.access import ANONYMOUS
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.grants import MAX_DESCENT
 from meshd.domain.values import AgentType
+from meshd.engine.authority import Target
+from meshd.engine.enrolment import NOBODYS_KEY
+from meshd.security.proofs import Ed25519Proofs
 from tests.auth_world import AgentKey, World
 
 pytestmark = pytest.mark.anyio
@@ -204,6 +207,33 @@ async def test_a_challenge_writes_nothing_and_tells_nothing(world: World) -> Non
     )
     assert call.audited
     assert len(world.writes.audit) == before
+
+
+async def test_a_wrong_proof_takes_the_same_work_whether_the_agent_has_a_key_or_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[bytes] = []
+
+    class Watched(Ed25519Proofs):
+        def valid_signature(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+            verified.append(public_key)
+            return super().valid_signature(public_key, message, signature)
+
+    key = AgentKey()
+    await world.join("known", key)
+    await world.join("revoked", AgentKey())
+    await world.authority.revoke(world.call(), "blue", Target(agent_id="revoked"), "")
+    monkeypatch.setattr(world.enrolment, "_proofs", Watched())
+    for name in ("known", "revoked", "unknown"):
+        assert (await refusal(world.renew(name, AgentKey()))).reason is Reason.PROOF_INVALID
+    assert verified == [key.public, NOBODYS_KEY, NOBODYS_KEY]
+    assert Ed25519Proofs().valid_key(NOBODYS_KEY)
+
+
+async def test_nobodys_key_proves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = AgentKey()
+    monkeypatch.setattr("meshd.engine.enrolment.NOBODYS_KEY", nobody.public)
+    assert (await refusal(world.renew("unknown", nobody))).reason is Reason.PROOF_INVALID
 
 
 async def test_issued_tokens_stay_within_the_issuer(world: World) -> None:
