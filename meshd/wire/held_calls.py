@@ -1,16 +1,18 @@
 """Calls that last, counted by connection: streams, waits and watches take the places that a connection has for calls.
 
 Rule: when they have taken all of them, whatever else the client calls waits at the client, without a word. Somebody must
-say so, and only the server can: once for a connection, until it holds no such call any more, so that no peer fills the log.
+say so, and only the server can: of one connection in a minute, so that no peer fills the log by opening new ones.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+REPORT_INTERVAL_S: Final = 60.0
 LASTING: Final = frozenset({"WaitTask", "WaitAgentsIdle"})
 """Unary methods that are answered when something happens; every stream lasts."""
 
@@ -22,7 +24,7 @@ class HeldCalls:
         self._places = places
         self._report_full = report_full
         self._held: Counter[str] = Counter()
-        self._reported: set[str] = set()
+        self._next_report_mono = 0.0
 
     @contextmanager
     def on(self, peer: str) -> Iterator[None]:
@@ -31,8 +33,8 @@ class HeldCalls:
             yield
             return
         self._held[peer] += 1
-        if self._held[peer] == self._places and peer not in self._reported:
-            self._reported.add(peer)
+        if self._held[peer] == self._places and time.monotonic() >= self._next_report_mono:
+            self._next_report_mono = time.monotonic() + REPORT_INTERVAL_S
             self._report_full(peer, self._places)
         try:
             yield
@@ -40,4 +42,3 @@ class HeldCalls:
             self._held[peer] -= 1
             if not self._held[peer]:
                 del self._held[peer]
-                self._reported.discard(peer)
