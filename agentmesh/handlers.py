@@ -161,8 +161,10 @@ class TaskContext:
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:
         """Tells how far the attempt is: 0 to 1, and words for people. Only the newest report is sure to be seen."""
-        if fraction is not None and not 0.0 <= fraction <= 1.0:
-            raise InvalidRequest(f"progress {fraction} is not between 0 and 1")
+        if fraction is not None:
+            fraction = round(fraction, 6)  # a sum of parts is often a hair beyond 1
+            if not 0.0 <= fraction <= 1.0:
+                raise InvalidRequest(f"progress {fraction} is not between 0 and 1")
         self._uplink.post((self._attempt, Progressed(fraction, cut_text(message, _MAX_PROGRESS_BYTES))))
 
     def output(self, chunk: bytes | str) -> None:

@@ -90,10 +90,20 @@ def _too_large(noun: str, size_bytes: int, limit_bytes: int) -> TooLarge:
 
 
 def decode_payload(payload: Payload) -> object:
-    """The value: JSON and text by media type, None when empty and untyped, otherwise bytes."""
+    """The value: JSON and text by media type, None when empty and untyped, otherwise bytes.
+
+    Raises InvalidRequest when the bytes are not what their media type says.
+    """
     media_type = payload.media_type.partition(";")[0].strip().lower()
-    if media_type == JSON:
-        return json.loads(payload.inline)
-    if media_type.startswith("text/"):
-        return payload.inline.decode()
+    try:
+        if media_type == JSON:
+            return json.loads(payload.inline)
+        if media_type.startswith("text/"):
+            return payload.inline.decode()
+    except (ValueError, RecursionError):
+        # The error's text may quote the value.
+        what = "JSON that can be read" if media_type == JSON else "UTF-8"
+        raise InvalidRequest(
+            f"a payload says it is {media_type} and is not {what}: its bytes are in `inline`"
+        ) from None
     return payload.inline if payload.inline or media_type else None

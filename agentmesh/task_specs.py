@@ -70,11 +70,16 @@ def task_spec(
 
 
 def duration(seconds: float | None) -> Duration | None:
-    """Seconds as the contract writes them; None stays absent."""
+    """Seconds as the contract writes them; None stays absent. Raises InvalidRequest."""
     if seconds is None:
         return None
     message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
+    try:
+        message.FromTimedelta(timedelta(seconds=seconds))
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f"{seconds} is no number of seconds: where there is no limit, pass none"
+        ) from None
     return message
 
 

@@ -78,6 +78,27 @@ def test_what_json_or_utf_8_cannot_hold_is_refused_without_showing_it(value: Pay
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Payload(inline=b"{secret", media_type="application/json"),
+        Payload(inline=b"[" * 100_000, media_type="application/json"),
+        Payload(inline=b"secret\xff", media_type="text/plain; charset=latin-1"),
+    ],
+    ids=["json", "deep", "text"],
+)
+def test_what_is_not_what_it_says_is_refused_without_showing_it(payload: Payload) -> None:
+    with pytest.raises(InvalidRequest, match="inline") as refused:
+        decode_payload(payload)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e15])
+def test_what_is_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidRequest, match="no number of seconds"):
+        task_spec("t", timeout_s=seconds)
+
+
 def test_words_become_numbers() -> None:
     spec = task_spec("t", priority="critical", strategy="ROUND_ROBIN", retries=0, timeout_s=0.25)
     assert (spec.priority, spec.strategy) == (9, PlacementStrategy.PLACEMENT_STRATEGY_ROUND_ROBIN)
