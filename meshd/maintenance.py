@@ -79,6 +79,7 @@ def _restore(directory: Path, file: Path, contents: Contents, *, replace: bool) 
                 f" before, remove {key} first: with a new key, tokens of before are refused whatever their time",
             )
         newest_ms = 0
+        lines.append(f"its times are ahead of this host's clock: do not put an old signing key back to {key}")
     with staging(directory) as prepared:
         digest = copy_backup(file, prepared / DATABASE)
         with closing(SqliteStore(prepared)) as store:
