@@ -32,12 +32,11 @@ class Credentials:
             if token.uses_left > 0 and token.expire_ms > now_ms:
                 self._keep_join_token(token, token.expire_ms - now_ms)
         self._identities = {(record.namespace, record.agent_id): record for record in restored.identities}
+        self._restored_families = {(record.namespace, record.family) for record in restored.revocations}
+        """Revoked before this start. Kept until the next: a clock that was wrong at the start revives nothing."""
         self._revoked_families: OrderedDict[tuple[str, str], float] = OrderedDict()
         """With the monotonic time until which each is kept: a jump of the clock revives nothing. The earliest first, but
         for those kept longer because of a key; what stands behind one of them waits for it."""
-        for record in sorted(restored.revocations, key=lambda record: record.keep_until_ms):
-            if record.keep_until_ms > now_ms:
-                self._keep_revoked(record.namespace, record.family, record.keep_until_ms - now_ms)
         self.token_watermark_ms = restored.token_watermark_ms
         """Tokens issued up to then are refused; every token issued since bears a later time."""
         self._signing_keys = {record.key_id: record for record in restored.signing_keys}
@@ -56,9 +55,10 @@ class Credentials:
             # An operator is revoked for all namespaces, if at all.
             where = SYSTEM_NAMESPACE if is_operator_family(prefix) else namespace
             found = holder(prefix)
-            if (where, prefix) in self._revoked_families or (
-                found is not None and found[1] < self.generation(where, found[0])
-            ):
+            family_key = where, prefix
+            if family_key in self._revoked_families or family_key in self._restored_families:
+                return True
+            if found is not None and found[1] < self.generation(where, found[0]):
                 return True
         return False
 
@@ -108,11 +108,7 @@ class Credentials:
             if f"{identity.family}/".startswith(f"{family}/")
         ]
         keep_ms = max([self.identity_ttl_ms, *keys_ms]) + DAY_MS
-        self._keep_revoked(namespace, family, keep_ms)
         self._commits.writes.revocations.append(RevocationRecord(family, namespace, now_ms, now_ms + keep_ms))
-
-    def _keep_revoked(self, namespace: str, family: str, keep_ms: int) -> None:
-        """Remember a revoked family for so long, and forget those whose time is over."""
         families, now_mono = self._revoked_families, time.monotonic()
         families[namespace, family] = now_mono + keep_ms / 1000
         families.move_to_end((namespace, family))

@@ -235,9 +235,7 @@ class SqliteStore(SqliteReads):
     def _restore(self) -> Restored:
         ((last_key,),) = self._execute(select(func.max(tasks.c.key)))
         open_tasks, parameters = compile_sql(select(tasks).where(is_open()).order_by(tasks.c.key))
-        now_ms = _wall_ms()
-        unexpired = schema.join_tokens.c.expire_ms >= now_ms
-        effective = schema.revocations.c.keep_until_ms >= now_ms
+        unexpired = schema.join_tokens.c.expire_ms >= _wall_ms()
         return Restored(
             namespaces=[NamespaceInfo._make(row) for row in self._execute(_all(schema.namespaces))],
             agents=[rows.agent_from_row(row) for row in self._execute(_all(schema.agents))],
@@ -252,10 +250,8 @@ class SqliteStore(SqliteReads):
                 for row in self._execute(_all(schema.join_tokens).where(unexpired))
             ],
             identities=[rows.identity_from_row(row) for row in self._execute(_all(schema.identities))],
-            revocations=[
-                RevocationRecord._make(row)
-                for row in self._execute(_all(schema.revocations).where(effective))
-            ],
+            # All that were not swept: the clock may be wrong at a start.
+            revocations=[RevocationRecord._make(row) for row in self._execute(_all(schema.revocations))],
             signing_keys=[SigningKeyRecord._make(row) for row in self._execute(_all(schema.signing_keys))],
             audit_heads=dict(self._audit_heads()),
             token_watermark_ms=self._execute(select(func.max(schema.token_watermarks.c.watermark_ms)))[0][0]
