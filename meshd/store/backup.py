@@ -37,10 +37,14 @@ class Contents(NamedTuple):
 def back_up(directory: Path, file: Path) -> Contents:
     """Copy the database of a data directory; whether a meshd runs on it does not matter. Raises StorageError."""
     database = directory.absolute() / DATABASE
-    if not database.exists():
-        raise StorageError(f"{directory} holds no database of a mesh; name the data directory (--data-dir)")
-    if file.exists():
-        raise StorageError(f"{file} exists already and is not overwritten; name another file")
+    with explained(database):
+        if not database.exists():
+            raise StorageError(
+                f"{directory} holds no database of a mesh; name the data directory (--data-dir)"
+            )
+    with _writing(file):
+        if file.exists():
+            raise StorageError(f"{file} exists already and is not overwritten; name another file")
     held: list[Contents] = []
 
     def check(copy: Path) -> None:
@@ -104,11 +108,11 @@ def read_predecessor(database: Path) -> Predecessor:
 @contextmanager
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     """Open a file that nobody writes to, without leaving anything beside it. Raises StorageError."""
-    if not file.is_file():
-        raise StorageError(f"there is no file {file}; name a backup made by `meshd backup`")
-    # Only a database that was copied by hand, from under its writer, has a log beside it.
-    mode = "mode=ro" if file.with_name(file.name + "-wal").exists() else "mode=ro&immutable=1"
     try:
+        if not file.is_file():
+            raise StorageError(f"there is no file {file}; name a backup made by `meshd backup`")
+        # Only a database that was copied by hand, from under its writer, has a log beside it.
+        mode = "mode=ro" if file.with_name(file.name + "-wal").exists() else "mode=ro&immutable=1"
         with closing(
             sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
         ) as reader:

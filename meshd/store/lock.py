@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from meshd.ports.store import StorageError
+from meshd.store.ownership import barred, give_to_owner
 
 
 class DirectoryLock:
@@ -20,7 +21,10 @@ class DirectoryLock:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            give_to_owner(directory / "lock", directory)
         except OSError as error:
+            if whose := barred(directory / "lock", directory):
+                raise StorageError(f"the data directory {directory} cannot be used: {whose}") from error
             raise StorageError(
                 f"the data directory {directory} cannot be made or written ({error.strerror}); name another (--data-dir)"
             ) from error

@@ -19,12 +19,14 @@ from meshd.ports.store import StorageBrokenError, StorageError, StorageFullError
 from meshd.store import schema
 from meshd.store.compiled import DIALECT
 from meshd.store.copying import copy_database, sync_directory
+from meshd.store.ownership import barred
 
 DATABASE = "mesh.db"
 OLDEST_SQLITE = (3, 35, 0)
 # The second: no space to enlarge the index of the log, which happens before a commit counts.
 FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+PERMISSION = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 LOG_LIMIT_BYTES = 64 * 1024 * 1024
 """The log is longer only while one large commit is in it, somebody reads an old state, or it cannot be folded."""
 
@@ -87,6 +89,9 @@ def explained(path: Path) -> Iterator[None]:
         # The lower byte is the kind of error, the rest its cause.
         if code & 0xFF in DAMAGE:
             raise damaged(path, error) from error
+        logs = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+        if _speaks_of_permission(error) and (whose := barred(path, *logs, path.parent)):
+            raise StorageError(f"the database {path} cannot be used: {whose}") from error
         kind = StorageBrokenError if code & 0xFF == sqlite3.SQLITE_IOERR else StorageError
         if code in FULL or getattr(error, "errno", 0) == errno.ENOSPC:
             kind = StorageFullError
@@ -102,6 +107,10 @@ def fold_log(connection: sqlite3.Connection) -> bool:
     """
     busy, logged, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return not busy and logged == folded
+
+
+def _speaks_of_permission(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in PERMISSION
 
 
 def damaged(path: Path, error: Exception) -> StorageBrokenError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from meshd.ports.store import StorageError
 from meshd.store.copying import sync_directory
 from meshd.store.opening import DATABASE, explained, fold_log
+from meshd.store.ownership import give_to_owner
 
 STAGING = "restoring"
 
@@ -52,6 +53,7 @@ def put_in_place(prepared: Path, directory: Path) -> Path | None:
     aside = directory / f"{database.stem}-before-restore-{stamp}.db"
     make_whole(new)
     with explained(database):
+        give_to_owner(new, directory)
         _sync(new)
         # SQLite would play an old log into the new database. Nothing is lost when all ends between the two renames: the
         # old database does not need it, or is gone or cannot be read anyway.
