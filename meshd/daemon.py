@@ -282,6 +282,7 @@ async def _listening(
             parts.server, settings.socket, settings.socket_mode, settings.socket_group
         )
     lag = event_loop.LoopLag()
+    metrics.name(gauges.measure(parts.mesh).namespaces)
     metrics.add_gauges(
         lambda: event_loop.ask(loop, partial(gauges.measure, parts.mesh), SCRAPE_TIMEOUT_S),
         storage=parts.mesh.store.measure,

@@ -48,15 +48,21 @@ class Metric(NamedTuple):
 
 
 NAMESPACE: Final = ("namespace",)
+LOSS_CAUSES: Final = ("connection", "ttl", "superseded", "revoked", "hold")
 
 # ---- the way of tasks
 SUBMITTED: Final = Metric("meshd_tasks_submitted", "counter", "Tasks taken.", NAMESPACE)
 ASSIGNED: Final = Metric("meshd_attempts_assigned", "counter", "Attempts handed out.", NAMESPACE)
-ENDED: Final = Metric("meshd_tasks_ended", "counter", "Tasks ended.", ("namespace", "state", "reason"))
+ENDED: Final = Metric(
+    "meshd_tasks_ended",
+    "counter",
+    "Tasks ended; poison and retries_exhausted are at 0 from the start.",
+    ("namespace", "state", "reason"),
+)
 LOST: Final = Metric(
     "meshd_attempts_lost",
     "counter",
-    "Attempts taken from a lost agent; cause: connection, ttl, superseded, revoked, hold.",
+    f"Attempts taken from a lost agent; cause: {', '.join(LOSS_CAUSES)}. At 0 from the start.",
     ("namespace", "cause"),
 )
 RETURNED: Final = Metric(
@@ -199,8 +205,8 @@ INTRODUCTION: Final = """\
 What `/metrics` on meshd's HTTP port (setting `http_listen`) shows, in the text format of Prometheus.
 Made by `make docs` from `meshd/ops/catalogue.py`.
 
-Labels are never ids, so the number of series is bounded whatever callers send: the first 100 namespaces have series
-of their own, further ones are counted together as `_other`. Times are seconds. Stages of tasks are measured with the
+Labels are never ids, so the number of series is bounded whatever callers send: 100 namespaces have series of their own,
+at the start those with agents or open tasks first, then those that come; further ones are counted together as `_other`. Times are seconds. Stages of tasks are measured with the
 wall clock, to the millisecond, when the change that ends them is written to disk.
 
 `deploy/prometheus-rules.yaml` holds alerts on these metrics, `deploy/grafana-dashboard.json` a dashboard. Both expect

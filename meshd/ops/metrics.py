@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 import prometheus_client
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
@@ -38,6 +39,8 @@ STAGES: Final = {
     Stage.SUCCEEDED: catalogue.SUCCEEDED_S,
 }
 
+log = structlog.get_logger()
+
 # The time at which a counter was made helps nobody and doubles the page.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -45,15 +48,27 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class _Namespaces:
     """The label of each namespace: its name for those that came first."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[str], None]) -> None:
+        self._begin = begin
         self._labels: dict[str, str] = {}
+        self._told = False
 
     def label(self, namespace: str) -> str:
         label = self._labels.get(namespace)
         if label is None:
             if len(self._labels) >= MAX_NAMESPACES:
+                if not self._told:
+                    self._told = True
+                    self._begin(OTHER_NAMESPACES)
+                    log.warning(
+                        "there are more namespaces than metrics name; the others are counted together, until a"
+                        " restart names those with agents or open tasks first",
+                        named=MAX_NAMESPACES,
+                        together_as=OTHER_NAMESPACES,
+                    )
                 return OTHER_NAMESPACES
             label = self._labels[namespace] = namespace
+            self._begin(namespace)
         return label
 
 
@@ -71,6 +86,10 @@ class _Counts(Collector):
         if values not in counts and len(counts) >= MAX_SERIES:
             values = ("other",) * len(values)
         counts[values] = counts.get(values, 0) + count
+
+    def begin(self, *values: str) -> None:
+        """Show this series before anything is counted: Prometheus takes the first value it sees for no increase."""
+        self._counts.setdefault(values, 0)
 
     def describe(self) -> Iterator[Metric]:
         """Name what there will be."""
@@ -133,7 +152,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         new = self.registry
-        self._namespaces = _Namespaces()
+        self._namespaces = _Namespaces(self._begin)
         self._submitted = _Counts(new, catalogue.SUBMITTED)
         self._assigned = _Counts(new, catalogue.ASSIGNED)
         self._ended = _Counts(new, catalogue.ENDED)
@@ -149,6 +168,18 @@ class Metrics:
         self._stalls = Counter(catalogue.STALLS.name, catalogue.STALLS.text, registry=new)
         self._stalled_s = Counter(catalogue.STALLED_S.name, catalogue.STALLED_S.text, registry=new)
         ProcessCollector(namespace="meshd", registry=new)
+
+    def _begin(self, namespace: str) -> None:
+        """Show at 0 what alerts watch the increase of."""
+        for cause in catalogue.LOSS_CAUSES:
+            self._lost.begin(namespace, cause)
+        for outcome in (OutcomeReason.POISON, OutcomeReason.RETRIES_EXHAUSTED):
+            self._ended.begin(namespace, TaskState.FAILED.name.lower(), outcome.name.lower())
+
+    def name(self, namespaces: list[NamespaceGauges]) -> None:
+        """Give series of their own to namespaces, to those with agents or open tasks first."""
+        for ns in sorted(namespaces, key=_busy_first):
+            self._namespaces.label(ns.namespace)
 
     def add_gauges(
         self,
@@ -264,7 +295,7 @@ class _Gauges(Collector):
             values = sums[metric]
             values[labels] = values.get(labels, 0.0) + value
 
-        for ns in namespaces:
+        for ns in sorted(namespaces, key=_busy_first):
             label = self._namespaces.label(ns.namespace)
             oldest_s[label,] = max(oldest_s.get((label,), 0.0), ns.oldest_queued_s)
             add(catalogue.UNPLACEABLE, ns.unplaceable, label)
@@ -291,6 +322,10 @@ _SUMMED: Final = (
     catalogue.FREE_SLOTS,
     catalogue.STREAMS,
 )
+
+
+def _busy_first(namespace: NamespaceGauges) -> tuple[bool, str]:
+    return not any(namespace.agents.values()) and not any(namespace.open_tasks.values()), namespace.namespace
 
 
 def _histogram(registry: CollectorRegistry, metric: catalogue.Metric) -> Histogram:

@@ -102,6 +102,8 @@ def test_tasks_without_takers_are_told_in_time() -> None:
         "unplaceable",
         "queue_oldest",
         "attempts_lost",
+        "poison",
+        "open_fds",
         "stalled",
         "loop_lag",
         "storage_low",

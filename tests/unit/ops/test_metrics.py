@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshd.domain.values import AgentType, Health, OutcomeReason, TaskState
@@ -11,6 +13,7 @@ from meshd.ports.gauges import MeshGauges, NamespaceGauges, StorageGauges
 from meshd.ports.observer import Observer, Stage
 
 LABELS = {"namespace", "type", "state", "method", "code", "reason", "cause"}
+ENDS = ("poison", "retries_exhausted")
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -160,6 +163,46 @@ def test_strangers_cannot_make_series_without_end() -> None:
     assert len([name for name, _ in found if name == "meshd_calls_handled_total"]) == MAX_SERIES + 1
     assert found["meshd_calls_handled_total", (("code", "other"), ("method", "other"))] == 500
     assert len([name for name, _ in found if name == "meshd_call_seconds_bucket"]) < 2 * MAX_SERIES
+
+
+def test_what_alerts_watch_is_shown_before_it_happens() -> None:
+    metrics = new_metrics(None)
+    metrics.name([a_namespace("production")])
+    here = ("namespace", "production")
+
+    def seen() -> list[float]:
+        found = samples(metrics)
+        lost = found["meshd_attempts_lost_total", (("cause", "ttl"), here)]
+        return [
+            lost,
+            *(
+                found["meshd_tasks_ended_total", (here, ("reason", reason), ("state", "failed"))]
+                for reason in ENDS
+            ),
+        ]
+
+    assert seen() == [0, 0, 0]
+    metrics.lost("production", "ttl", 1)
+    metrics.ended("production", TaskState.FAILED, OutcomeReason.POISON, 1)
+    assert seen() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_namespaces_with_agents_or_tasks_are_named_first(at_start: bool) -> None:
+    idle = [a_namespace(f"a-{number}")._replace(agents={}, open_tasks={}) for number in range(MAX_NAMESPACES)]
+    mesh = MeshGauges([*idle, a_namespace("production")], 0, 0.0, 0)
+    metrics = new_metrics(mesh)
+    if at_start:
+        metrics.name(mesh.namespaces)
+    with structlog.testing.capture_logs() as logged:
+        found = samples(metrics)
+        samples(metrics)
+    assert found["meshd_slots", (("namespace", "production"),)] == 8
+    assert len(logged) == (0 if at_start else 1)
+    shown = {dict(labels)["namespace"] for name, labels in found if name == "meshd_slots"}
+    assert shown == {*(f"a-{number}" for number in range(MAX_NAMESPACES)), "production", OTHER_NAMESPACES} - {
+        max(ns.namespace for ns in idle)
+    }
 
 
 def test_namespaces_beyond_the_limit_share_their_series() -> None:
