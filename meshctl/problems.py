@@ -29,7 +29,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.TASK_FAILED: "the task failed or was cancelled; the process run by deploy failed; or doctor found something",
     ExitCode.USAGE: "usage: an option, an argument or a field of the request is not acceptable",
-    ExitCode.NOT_FOUND: "not found: no such namespace, agent or task",
+    ExitCode.NOT_FOUND: "not found: no such namespace, agent, task or drain",
     ExitCode.NOT_ALLOWED: "not allowed: the token is missing or refused, or access is denied",
     ExitCode.UNREACHABLE: "unreachable: no meshd answers there, or it takes no calls now; try again later",
     ExitCode.TIMED_OUT: "timed out: what was waited for did not happen within --timeout or --queue-timeout",

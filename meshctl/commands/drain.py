@@ -126,15 +126,19 @@ def undrain(
     answer = mesh.call(mesh.registry.DrainAgents, request)
     if invocation.json:
         output.write_json(answer)
+    if not answer.changed:
+        raise Problem(
+            f"no drain of exactly {text} is in force{f' in {name}' if name else ''}",
+            "other drains hold some of these agents; see them: meshctl drain --list"
+            if answer.other_drain_ids
+            else "see those that are: meshctl drain --list",
+            ExitCode.NOT_FOUND,
+        )
+    if invocation.json:
         return
-    if answer.changed:
-        output.note(f"Lifted the drain of {text} in {answer.drain.namespace}.")
-    else:
-        output.note(f"No drain of exactly {text} is in force{f' in {name}' if name else ''}.")
+    output.note(f"Lifted the drain of {text} in {answer.drain.namespace}.")
     if answer.other_drain_ids:
         output.note("Other drains still hold some of these agents. See them: meshctl drain --list")
-    elif not answer.changed:
-        output.note("See those that are: meshctl drain --list")
 
 
 def _must_select(selector: pb.AgentSelector, example: str) -> None:

@@ -404,7 +404,8 @@ class FakeMeshd(
 
     def RevokeToken(self, request: Any, context: Context) -> Any:
         self._enter(request, context)
-        return auth_service_pb2.RevokeTokenResponse(streams_ended=1)
+        known = not request.agent_id or (request.namespace, request.agent_id) in self.agents
+        return auth_service_pb2.RevokeTokenResponse(streams_ended=int(known))
 
     def IntrospectToken(self, request: Any, context: Context) -> Any:
         self._enter(request, context)

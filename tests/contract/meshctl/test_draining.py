@@ -86,10 +86,13 @@ def test_a_misspelt_id_does_not_pass_for_an_idle_agent(fleet: FakeMeshd, meshctl
 
 
 def test_an_undrain_that_lifts_nothing_says_where_to_look(fleet: FakeMeshd, meshctl: Meshctl) -> None:
-    assert meshctl("undrain", "never-there").err.splitlines() == [
-        "No drain of exactly never-there is in force in default.",
-        "See those that are: meshctl drain --list",
+    outcome = meshctl("undrain", "never-there")
+    assert outcome.code == 3
+    assert outcome.err.splitlines() == [
+        "error: no drain of exactly never-there is in force in default",
+        "next:  see those that are: meshctl drain --list",
     ]
+    assert meshctl("undrain", "never-there", "-o", "json").code == 3
 
 
 def test_waiting_goes_on_while_meshd_restarts(fleet: FakeMeshd, meshctl: Meshctl) -> None:
@@ -154,9 +157,9 @@ def test_undrain_lifts_what_was_drained(fleet: FakeMeshd, meshctl: Meshctl) -> N
 def test_undrain_of_one_agent_says_which_drain_holds_it(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     meshctl("drain", "worker-*")
     outcome = meshctl("undrain", "worker-1", "-n", "production")
-    assert outcome.code == 0
-    assert "No drain of exactly worker-1 is in force in production." in outcome.err
-    assert "Other drains still hold some of these agents" in outcome.err
+    assert outcome.code == 3
+    assert "no drain of exactly worker-1 is in force in production" in outcome.err
+    assert "other drains hold some of these agents" in outcome.err
     assert fleet.drains
 
 

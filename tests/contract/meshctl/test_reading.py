@@ -245,11 +245,12 @@ def test_a_revocation_says_that_nobody_knows_the_name(fleet: FakeMeshd, meshctl:
     operator = meshctl("token", "revoke", "--subject", "nope")
     assert (operator.code, operator.out[:21]) == (0, "Revoked operator nope")
     assert "meshctl audit list --subject operator:nope" in operator.err
+    assert "Agents and operators whom this one let in are refused as well" in operator.err
     for command in (("token", "revoke", "--agent-id"), ("agent", "revoke")):
         # Tokens may have been issued to an id that never registered: they are taken away.
         unknown = meshctl(*command, "nope", "-n", "production")
-        assert (unknown.code, unknown.out[:18]) == (0, "Revoked agent nope")
-        assert "No agent nope has registered or was declared there" in unknown.err
+        assert (unknown.code, unknown.out[:18]) == (3, "Revoked agent nope")
+        assert "no agent nope has registered or was declared in production" in unknown.err
         assert meshctl(*command, "worker-1", "-n", "production").err == ""
 
 
