@@ -31,7 +31,14 @@ def _prepare_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open until the process ends
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
+            # Under PYTHONUNBUFFERED nothing would go on with what the system took only in part, as on a full disk.
+            encoding = stream.encoding
+            buffered = io.BufferedWriter(stream.detach())
+            stream = io.TextIOWrapper(buffered, encoding, line_buffering=True)
+            setattr(sys, name, stream)
         # What the terminal's encoding lacks is written as an escape; in JSON that is the same character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -121,6 +121,21 @@ def test_output_that_cannot_be_written(meshd: FakeMeshd) -> None:
     ]
 
 
+def test_unbuffered_output_that_is_taken_in_part_is_not_taken_for_done(
+    meshd: FakeMeshd, tmp_path: Path
+) -> None:
+    script = 'ulimit -f 1; exec "$0" -u -m meshctl --address "$1" namespace list -o json'
+    for number in range(300):
+        meshd.namespaces.append(f"namespace-{number}")
+    with (tmp_path / "out").open("w") as short:
+        command = ["sh", "-c", script, sys.executable, meshd.address]
+        process = subprocess.run(command, stdout=short, stderr=subprocess.PIPE, text=True, check=False)
+    assert (process.returncode, process.stderr.splitlines()[0]) == (
+        74,
+        "error: the output cannot be written: File too large",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "closed", "code"),
     [
