@@ -11,7 +11,7 @@ import socket
 import click
 
 from agentmesh import errors
-from agentmesh.connection import Target, existing_socket
+from agentmesh.connection import SYSTEM_SOCKET, Target, existing_socket
 from meshctl.fields import as_typed
 from meshctl.problems import ExitCode, Problem
 
@@ -137,11 +137,16 @@ def _unreachable(error: errors.Unreachable, target: Target) -> Problem:
         found, usable = local_checks.certificate(target)
         if not usable:
             return Problem(found.result, found.next_step, ExitCode.UNREACHABLE)
-    return Problem(
-        f"no meshd answers at {target.address}",
-        "start one here: meshd   or name another: --address unix:/path or host:port",
-        ExitCode.UNREACHABLE,
-    )
+    return Problem(f"no meshd answers at {target.address}", _start_or_look(target), ExitCode.UNREACHABLE)
+
+
+def _start_or_look(target: Target) -> str:
+    """A meshd that is started here must not pass for the one that was meant: it would be another mesh, and empty."""
+    if target.is_socket and target.address.removeprefix("unix:") == SYSTEM_SOCKET:
+        return "start it: systemctl start meshd, and see its log: journalctl -u meshd"
+    if target.is_socket or target.is_loopback:
+        return "start one here: meshd   or name another: --address unix:/path or host:port"
+    return "look at it there: systemctl status meshd, its setting listen, and what stands between; or name another: --address"
 
 
 def _may_not_use(path: str) -> bool:

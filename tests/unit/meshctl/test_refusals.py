@@ -10,6 +10,7 @@ import pytest
 
 from agentmesh import errors
 from agentmesh.connection import Target
+from meshctl import checks
 from meshctl.problems import ExitCode
 from meshctl.refusals import problem_of
 from tests.unit.meshctl.test_local_checks import tls_server
@@ -75,3 +76,19 @@ def test_a_certificate_of_another_authority_is_named_as_such(tmp_path: Path) -> 
     with tls_server(*Authority(tmp_path).issue(), connections=2) as address:
         problem = problem_of(UNREACHABLE, Target(address, Authority(tmp_path, "other").path))
     assert "is not signed by" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("address", "next_step"),
+    [
+        ("unix:/run/meshd/meshd.sock", "start it: systemctl start meshd"),
+        ("unix:/tmp/nowhere/meshd.sock", "start one here: meshd "),
+        ("127.0.0.1:1", "start one here: meshd "),
+        ("192.0.2.1:7600", "look at it there: systemctl status meshd"),
+    ],
+)
+def test_nobody_is_told_to_start_a_second_mesh(
+    address: str, next_step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshctl.local_checks.connects", lambda target: checks.wrong("port", "", ""))
+    assert problem_of(UNREACHABLE, Target(address)).next_step.startswith(next_step)
