@@ -21,6 +21,7 @@ from meshd.engine.token_streams import Ask, TokenStream, TokenStreams, expired
 from meshd.ports.tokens import Tokens
 
 MAX_CACHED_TOKENS: Final = 20_000
+SESSION_METHODS: Final = ("Work", "Heartbeat")
 READ_ACL: Final = AccessRule(Action.READ, "acl", Scope.NAMESPACE)
 
 
@@ -152,6 +153,7 @@ class Authority:
         """
         caller = call.principal
         family = target.family
+        agents: set[tuple[str, str]] = set()
         if target.token:
             claims = self._tokens.verify(target.token, self._wall_ms(), allow_expired=True)
             family = claims.family
@@ -175,7 +177,7 @@ class Authority:
             object_ = f"operator:{target.agent_id}"
         elif target.agent_id:
             self._credentials.revoke_agent(namespace, target.agent_id)
-            self._on_agent_revoked(namespace, target.agent_id)
+            agents.add((namespace, target.agent_id))
             object_ = f"agent:{target.agent_id}"
         else:
             self._credentials.revoke_family(namespace, family, self._wall_ms())
@@ -187,13 +189,28 @@ class Authority:
                 self._credentials.void_join_tokens(namespace, found[0])
             object_ = f"{kind}:{found[0]} family:{family}"
         self.revocation_epoch += 1
+        # Who revokes the own token is told that it is done.
+        call.revocation_epoch = self.revocation_epoch
+        ended = self._end_what_is_revoked(agents)
+        self._audit.record(call, namespace=namespace, object=object_, words=words)
+        await self._commits.settled()
+        return ended
+
+    def _end_what_is_revoked(self, agents: set[tuple[str, str]]) -> int:
+        """End streams, and the sessions of these agents and of those on the streams; returns how many streams."""
         for cache in self._cache:
             for token in [token for token, principal in cache.items() if self._is_revoked(principal)]:
                 del cache[token]
         ended = self._streams.end_where(self._is_revoked)
-        self._audit.record(call, namespace=namespace, object=object_, words=words)
-        await self._commits.settled()
-        return ended
+        # Whom a revoked credential let in goes by that, not by the end of a connection.
+        of_streams = {
+            (each.principal.namespace, each.principal.agent_id)
+            for each in ended
+            if each.method in SESSION_METHODS and each.principal.agent_id
+        }
+        for agent in agents | of_streams:
+            self._on_agent_revoked(*agent)
+        return len(ended)
 
     def _is_revoked(self, principal: Principal) -> bool:
         return bool(principal.family) and (

@@ -109,14 +109,14 @@ class TokenStreams:
         """A stream is over; for its own block."""
         self._live.discard(stream)
 
-    def end_where(self, revoked: Callable[[Principal], bool]) -> int:
-        """End the streams of these principals; returns how many."""
+    def end_where(self, revoked: Callable[[Principal], bool]) -> list[Call]:
+        """End the streams of these principals; returns their calls."""
         concerned = [stream for stream in self._live if revoked(stream.call.principal)]
         for stream in concerned:
             stream.end(
                 Refusal(Reason.TOKEN_REVOKED, "the token of this stream was revoked; join again to go on")
             )
-        return len(concerned)
+        return [stream.call for stream in concerned]
 
     def __len__(self) -> int:
         return len(self._live)

@@ -383,6 +383,30 @@ async def test_revocation_ends_live_streams(world: World) -> None:
     assert len(world.authority._streams) == 0
 
 
+async def test_agents_whose_credential_came_of_a_revoked_one_are_lost_by_that(world: World) -> None:
+    eve = world.authority.authenticate((await world.issue_operator("eve")).value)
+    theirs = [
+        (await world.issue(name, AgentType.WORKER, by=eve, namespace="blue")).value for name in ("a", "b")
+    ]
+    working, looking = Watched(world, theirs[0]), Watched(world, theirs[1])
+    looking.call.method = "WatchTasks"
+    other = Watched(world, (await world.issue("c", AgentType.WORKER)).value)
+    await asyncio.sleep(0)
+    assert await revoke(world, namespace="_mesh", agent_id="eve") == 2
+    assert world.revoked_agents == [("blue", "a")]
+    for watched in (working, looking):
+        assert (await watched.refusal()).reason is Reason.TOKEN_REVOKED
+    other.task.cancel()
+
+
+async def test_who_revokes_the_own_token_is_told_that_it_is_done(world: World) -> None:
+    token = await world.issue_operator("eve")
+    call = world.call(world.authority.authenticate(token.value), "RevokeToken")
+    await world.authority.revoke(call, "_mesh", Target(agent_id="eve"), "")
+    world.authority.check_caller(call)
+    assert reason_of(world, token.value) is Reason.TOKEN_REVOKED
+
+
 async def test_a_stream_ends_after_its_token_unless_it_gets_a_fresh_one(world: World) -> None:
     key = AgentKey()
     short = await world.issue("w-1", AgentType.WORKER, lifetime_ms=1_000)
