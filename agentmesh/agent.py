@@ -48,10 +48,10 @@ class Agent:
 
     Every argument that is absent is read from the environment, as `meshctl deploy` prints it: AGENTMESH_AGENT_ID,
     AGENTMESH_NAMESPACE ("default"), AGENTMESH_AGENT_TYPE ("worker"), AGENTMESH_CAPABILITIES (else the task types that
-    have a handler), AGENTMESH_ADDRESS, AGENTMESH_CA, AGENTMESH_INSECURE, AGENTMESH_TOKEN, AGENTMESH_JOIN_TOKEN and
-    AGENTMESH_STATE_DIR. On the mesh's own host a worker needs neither token nor join token.
+    have a handler), AGENTMESH_SLOTS, AGENTMESH_ADDRESS, AGENTMESH_CA, AGENTMESH_INSECURE, AGENTMESH_TOKEN,
+    AGENTMESH_JOIN_TOKEN and AGENTMESH_STATE_DIR. On the mesh's own host a worker needs neither token nor join token.
 
-    `slots` is how many attempts run at once: the number of processors when absent, 0 for an agent without handlers.
+    `slots` is how many attempts run at once: the number of processors when nobody says, 0 for an agent without handlers.
     `drain_timeout_s` is how long leaving waits for running handlers. Raises ConfigurationError.
     """
 
@@ -85,8 +85,12 @@ class Agent:
             word.strip() for word in environ.get("AGENTMESH_CAPABILITIES", "").split(",") if word.strip()
         ]
         self._capabilities = list(capabilities) if capabilities is not None else listed or None
+        told = environ.get("AGENTMESH_SLOTS") if slots is None else None
+        if told:
+            slots = int(told) if told.isdecimal() else -1
         if slots is not None and not 0 <= slots <= MAX_SLOTS:
-            raise ConfigurationError(f"slots {slots} is not between 0 and {MAX_SLOTS:,}")
+            where = "AGENTMESH_SLOTS" if told else "slots"
+            raise ConfigurationError(f"{where} {told or slots} is not between 0 and {MAX_SLOTS:,}")
         self._slots = slots
         self._name = name
         self._labels = dict(labels or {})

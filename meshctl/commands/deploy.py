@@ -87,7 +87,7 @@ def deploy(
             lifetime=options.duration(join_ttl),
         ),
     )
-    environment = _environment(mesh, name, agent.spec, joining.join_token)
+    environment = _environment(mesh, name, agent.spec, spec["slots"], joining.join_token)
     output.note(_explanation(agent, name, declared.created, changed, namespace_created))
     if invocation.json:
         output.write_json(
@@ -159,7 +159,9 @@ def _agent_spec(
     )
 
 
-def _environment(mesh: Mesh, namespace: str, spec: agent_pb2.AgentSpec, join_token: str) -> dict[str, str]:
+def _environment(
+    mesh: Mesh, namespace: str, spec: agent_pb2.AgentSpec, slots: int | None, join_token: str
+) -> dict[str, str]:
     environment = {
         "AGENTMESH_ADDRESS": mesh.target.address,
         "AGENTMESH_NAMESPACE": namespace,
@@ -168,6 +170,8 @@ def _environment(mesh: Mesh, namespace: str, spec: agent_pb2.AgentSpec, join_tok
         "AGENTMESH_CAPABILITIES": ",".join(spec.capabilities),
         "AGENTMESH_JOIN_TOKEN": join_token,
     }
+    if slots is not None:
+        environment["AGENTMESH_SLOTS"] = str(slots)
     if mesh.target.ca is not None:
         environment["AGENTMESH_CA"] = str(mesh.target.ca.resolve())
     if mesh.target.insecure:

@@ -65,7 +65,9 @@ def test_a_running_agent_stays_as_it_is_and_that_is_an_error(meshd: FakeMeshd, m
 
 def test_the_command_to_type_keeps_the_slots(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     assert "--slots" not in meshctl(*DEPLOY).err
-    assert "--slots 4 -- COMMAND" in meshctl(*DEPLOY, "--slots", "4").err
+    with_slots = meshctl(*DEPLOY, "--slots", "4")
+    assert "--slots 4 -- COMMAND" in with_slots.err
+    assert "export AGENTMESH_SLOTS=4" in with_slots.out.splitlines()
     monitor = ("deploy", "--agent-id", "m", "--agent-type", "monitor", "-n", "production")
     assert "--slots" not in meshctl(*monitor).err
     assert "--slots 1 -- COMMAND" in meshctl(*monitor, "--slots", "1").err

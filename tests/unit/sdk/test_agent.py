@@ -6,6 +6,7 @@ import logging
 import socket
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,22 @@ def test_a_handler_without_its_task_type_is_refused_and_an_agent_without_handler
     agent.task("report")(lambda task: None)
     assert agent._effective_slots() == 4
     assert len(caplog.messages) == 1
+
+
+def test_slots_are_those_of_deploy_unless_the_program_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def slots(**given: Any) -> int:
+        agent = Agent("worker-1", address="127.0.0.1:1", state_dir=tmp_path, **given)
+        agent.task("nap")(lambda task: None)
+        return agent._effective_slots()
+
+    monkeypatch.setenv("AGENTMESH_SLOTS", "300")
+    assert (slots(), slots(slots=7)) == (300, 7)
+    for wrong in ("three", "-1", "1000000"):
+        monkeypatch.setenv("AGENTMESH_SLOTS", wrong)
+        with pytest.raises(ConfigurationError, match=f"AGENTMESH_SLOTS {wrong} is not between"):
+            slots()
 
 
 def test_run_ends_with_the_reason_and_not_with_the_way_to_it(
