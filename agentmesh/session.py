@@ -61,7 +61,16 @@ _ENVELOPE_BYTES: Final = 64
 class Attempt:
     """One attempt this agent was given. Identity, not fence, tells two runs of the same attempt apart."""
 
-    __slots__ = ("assign", "cancel_reason", "fence", "output_seq", "progress_frame", "progress_seq", "report")
+    __slots__ = (
+        "assign",
+        "cancel_reason",
+        "fence",
+        "is_void",
+        "output_seq",
+        "progress_frame",
+        "progress_seq",
+        "report",
+    )
 
     def __init__(self, assign: Assign) -> None:
         self.assign = assign
@@ -70,6 +79,8 @@ class Attempt:
         self.cancel_reason: CancelReason.ValueType | None = None
         #: The Done, Fail or Stopped frame, once the handler ended.
         self.report: AgentFrame | None = None
+        #: The mesh took it away. One that was given up by the agent may still be held by the mesh, and is not named.
+        self.is_void = False
         self.progress_seq = 0
         self.output_seq = 0
         #: Progress that still waits to be sent; newer progress overwrites it.
@@ -119,6 +130,8 @@ class SessionMachine:
         self._beat_seq = 0
         self._held: dict[bytes, Attempt] = {}
         self._running: set[Attempt] = set()
+        #: Fences that the last Open named though they were taken away, until it is answered.
+        self._named_void: set[bytes] = set()
         self._outbox: deque[AgentFrame] = deque()
         self._waiting_output_bytes = 0
 
@@ -153,6 +166,8 @@ class SessionMachine:
         """The first frame of a new stream. Everything that waited for the stream before is discarded."""
         self.stream_closed()
         self.stream_seq += 1
+        held = self._held_now() if takes_work else []
+        self._named_void = {a.fence for a in self._running if a.is_void} if takes_work else set()
         return AgentFrame(
             open=Open(
                 namespace=self.namespace,
@@ -164,11 +179,17 @@ class SessionMachine:
                 features=FEATURES,
                 max_inbound_bytes=max_inbound_bytes,
                 slots=0 if self.is_leaving else self.slots,
-                held=[HeldAttempt(fence=a.fence, phase=a.phase) for a in self._held.values()]
-                if takes_work
-                else [],
+                held=held,
             )
         )
+
+    def _held_now(self) -> list[HeldAttempt]:
+        """What is held, and what was taken away while its handler still runs: it takes a slot until that has ended."""
+        return [HeldAttempt(fence=a.fence, phase=a.phase) for a in self._held.values()] + [
+            HeldAttempt(fence=a.fence, phase=HeldPhase.HELD_PHASE_STOPPING)
+            for a in self._running
+            if a.is_void
+        ]
 
     def stream_closed(self) -> None:
         """The stream broke or ended: nothing more goes out on it."""
@@ -229,6 +250,9 @@ class SessionMachine:
             if attempt is not None and attempt.report is not None:
                 # It may have ended after Open had said that it runs.
                 self._send(AgentFrame(stopped=Stopped(fence=fence)))
+        for fence in self._named_void - {a.fence for a in self._running}:
+            self._send(AgentFrame(stopped=Stopped(fence=fence)))
+        self._named_void = set()
         self._outbox.extend(a.report for a in self._held.values() if a.report is not None)
 
     def _acknowledged(self, fence: bytes) -> None:
@@ -272,6 +296,7 @@ class SessionMachine:
     def _take_away(self, fence: bytes, received: Received) -> None:
         attempt = self._held.pop(fence, None)
         if attempt is not None:
+            attempt.is_void = True
             received.drop.append(attempt)
 
     # ---- frames up -------------------------------------------------------------------------------------------------

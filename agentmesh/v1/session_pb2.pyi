@@ -380,8 +380,8 @@ class Open(message.Message):
 
     @builtins.property
     def held(self) -> containers.RepeatedCompositeFieldContainer[HeldAttempt]:
-        """Attempts it holds, at most 10,000. One that was taken away is not held; named as running or stopping while its handler
-        runs, it is dropped again and its slot may stay taken. A stream that takes no work sends none.
+        """Attempts it holds, at most 10,000, and those that were taken away but whose handlers still run, as stopping: they are
+        dropped again, and take their slots until Stopped. A stream that takes no work sends none.
         """
 
     def __init__(

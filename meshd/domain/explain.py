@@ -87,6 +87,8 @@ def _judge(task: Task, agent: Agent, now_mono: float) -> AgentVerdict:
         return AgentVerdict(agent, Verdict.DECLINED, "can, but declined this task a moment ago")
     if session.free_slots == 0:
         detail = f"can, but {f'all {session.slots} slots are' if session.slots > 1 else 'its slot is'} in use"
+        if session.quarantine:
+            detail += f", {len(session.quarantine)} by handlers that go on though their attempts are over"
         return AgentVerdict(agent, Verdict.NO_FREE_SLOT, detail)
     return AgentVerdict(agent, Verdict.FITS, f"can, with {_count(session.free_slots, 'free slot')}")
 

@@ -300,7 +300,7 @@ class Telling:
         if (session.held.keys() & before.held.keys()) - named - assigned:
             raise Violation(f"{name} holds an attempt it does not know of and is not given again")
         runs = {held.fence for held in command.held if held.phase is not f.HeldPhase.RESULT_PENDING}
-        if session.quarantine != before.quarantine & runs:
+        if session.quarantine != runs - session.held.keys():
             raise Violation(f"slots of {name} are quarantined against what it says that it runs")
 
     def _check_drain(self, command: c.StartDrain | c.LiftDrain, reply: object, bounds: Bounds) -> None:

@@ -180,8 +180,10 @@ def _reconcile(
     drop = [fence for fence in named if fence not in session.held]
     for fence in keep:
         accepted(ns, session.held[fence], now)
-    # What is void and no longer runs has ended: its slot is free.
-    session.quarantine &= {h.fence for h in command.held if h.phase is not f.HeldPhase.RESULT_PENDING}
+    # What is void but still runs takes a slot, whoever knows why: a restart or another session forgot it. What does not run
+    # any more has ended.
+    runs = {h.fence for h in command.held if h.phase is not f.HeldPhase.RESULT_PENDING}
+    session.quarantine = runs - session.held.keys()
     missing = [task for fence, task in session.held.items() if fence not in named]
     for task in missing:
         if task.attempt_state is AttemptState.STOPPING:

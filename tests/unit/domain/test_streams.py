@@ -6,6 +6,7 @@ import pytest
 
 from meshd.domain import commands as c
 from meshd.domain import frames as f
+from meshd.domain.explain import best_verdicts
 from meshd.domain.values import AttemptState, TaskState
 from tests.unit.domain.world import FakeStream, World, fence
 
@@ -57,6 +58,24 @@ def test_of_many_numbers_of_slots_in_a_message_the_last_counts(monkeypatch: pyte
     assert changes == [session.agent]
     world.send(session, f.Slots(5))
     assert changes == [session.agent]
+
+
+def test_handlers_that_go_on_after_a_restart_or_a_lost_session_take_their_slots() -> None:
+    world = World()
+    session, _ = world.agent("w1", slots=2)
+    void = [b"void-1------", b"void-2------", b"ended-------"]
+    phases = (f.HeldPhase.RUNNING, f.HeldPhase.STOPPING, f.HeldPhase.RESULT_PENDING)
+    stream = world.open(session, [c.Held(fence, phase) for fence, phase in zip(void, phases, strict=True)])
+    world.submit("t1")
+    assert list(stream.of(f.Opened)[0].drop) == void
+    assert session.free_slots == 0
+    assert world.task("t1").state is TaskState.QUEUED
+    (verdict,) = best_verdicts(world.task("t1"), [session.agent], world.mono, 1)
+    assert verdict.detail.endswith("2 by handlers that go on though their attempts are over")
+    world.send(session, f.Stopped(void[0]))
+    assert world.task("t1").agent_id == "w1"
+    world.open(session, [c.Held(world.task("t1").fence, f.HeldPhase.RUNNING)])
+    assert session.free_slots == 1
 
 
 def test_an_agent_without_accept_is_told_the_deadline_that_counts_when_it_is_given_an_attempt_again() -> None:

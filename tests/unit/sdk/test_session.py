@@ -114,6 +114,20 @@ def test_an_attempt_that_ended_between_open_and_opened_and_is_dropped_frees_its_
     assert kinds(machine) == ["stopped"]
 
 
+def test_a_handler_that_goes_on_after_revoke_is_named_on_the_next_stream(machine: SessionMachine) -> None:
+    attempt = begin(machine, "a")
+    given_up = begin(machine, "b")
+    machine.receive([MeshFrame(revoke=Revoke(fence=b"a"))])
+    assert machine.abandon_all() == [given_up]
+    (named,) = machine.open_stream(1, takes_work=True).open.held
+    assert (named.fence, named.phase) == (b"a", HeldPhase.HELD_PHASE_STOPPING)
+    # It ends before the mesh has answered.
+    machine.finished(attempt, done("a"))
+    machine.receive([MeshFrame(opened=Opened(drop=[b"a"]))])
+    assert kinds(machine) == ["stopped"]
+    assert not machine.open_stream(1, takes_work=True).open.held
+
+
 def test_a_late_end_of_an_abandoned_run_does_not_end_the_new_run_of_the_same_fence(
     machine: SessionMachine,
 ) -> None:
