@@ -636,9 +636,11 @@ class AuditEvent(message.Message):
     object: builtins.str
     """Which object, such as task:task-001; empty when it concerns many."""
     allowed: builtins.bool
-    """True when the call was allowed."""
+    """True when the caller was allowed to make the call."""
     reason: builtins.str
-    """Reason of a refusal, or the words a caller gave for what it did; empty: none."""
+    """Reason for which access was refused, or what an allowed call asked for, all of it; or the words a caller gave for
+    what it did; empty: none.
+    """
     count: builtins.int
     """Calls or frames this record stands for."""
     object_digest: builtins.bytes

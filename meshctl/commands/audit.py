@@ -63,6 +63,6 @@ def _row(event: auth_service_pb2.AuditEvent) -> tuple[str, ...]:
         event.peer,
         event.method,
         event.object,
-        "yes" if event.allowed else f"no: {event.reason}",
+        ("yes" if event.allowed else "no") + (f": {event.reason}" if event.reason else ""),
         str(event.count),
     )

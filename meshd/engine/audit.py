@@ -7,11 +7,13 @@ fill the disk, nor the memory. While the disk lags behind nothing is added that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from meshd.domain.access import SYSTEM_NAMESPACE, Call
 from meshd.domain.audit import FIRST_HASH, record_hash
+from meshd.domain.effects import Ticket
+from meshd.domain.errors import Refusal
 from meshd.domain.records import AuditRecord
 from meshd.engine.commits import Commits, disk_lags
 from meshd.engine.credentials import system_wall_ms
@@ -23,6 +25,18 @@ MAX_PENDING_DENIALS: Final = 1_000
 """Different refusals counted apart within one interval; those beyond are counted together."""
 
 _OTHERS: Final = (SYSTEM_NAMESPACE, "many", "many", "many", "many")
+
+
+def refused_in(replies: Iterable[tuple[Ticket, Any]]) -> dict[Ticket, str]:
+    """Return the reasons of refusals by the tickets of their commands; of a batch, when all of it was refused."""
+    reasons: dict[Ticket, str] = {}
+    for ticket, reply in replies:
+        first = reply[0] if type(reply) is list and reply else reply
+        if isinstance(first, Refusal) and (
+            reply is first or all(isinstance(part, Refusal) for part in reply)
+        ):
+            reasons[ticket] = first.reason.name
+    return reasons
 
 
 class AuditLog:
@@ -57,7 +71,8 @@ class AuditLog:
     ) -> None:
         """Append an allowed record of the call to the namespace's chain (empty: the mesh's own).
 
-        Call it in the same turn as the change. ``words`` are those the caller gave as a reason.
+        Call it in the same turn as the change. ``words`` are those the caller gave as a reason, or the reason for which
+        what it asked was refused though it may ask it.
         """
         self._append(
             namespace=namespace or SYSTEM_NAMESPACE,

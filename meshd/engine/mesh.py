@@ -19,7 +19,7 @@ import structlog
 from meshd.domain import commands as c
 from meshd.domain.access import SYSTEM_NAMESPACE, Call
 from meshd.domain.discovery import AgentFilter, TaskConditions
-from meshd.domain.effects import Effects, Stream
+from meshd.domain.effects import Effects, Stream, Ticket
 from meshd.domain.errors import Reason, Refusal
 from meshd.domain.frames import Assign, DownFrame, Feature, GoAway, GoAwayReason
 from meshd.domain.handlers.submit import task_not_found
@@ -28,15 +28,9 @@ from meshd.domain.liveness import Fleet, pause_s
 from meshd.domain.machine import expire, handle
 from meshd.domain.records import Writes
 from meshd.domain.state import Counter, Namespace
-from meshd.domain.values import (
-    Agent,
-    NamespaceInfo,
-    Now,
-    Session,
-    Task,
-)
+from meshd.domain.values import Agent, NamespaceInfo, Now, Session, Task
 from meshd.engine import stages, sweep
-from meshd.engine.audit import AuditLog
+from meshd.engine.audit import AuditLog, refused_in
 from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits, refuse_waiting, shutting_down, storage_failed
 from meshd.engine.feeds import Encoding, Position, Watch
@@ -59,9 +53,9 @@ log = structlog.get_logger()
 
 
 class Entry:
-    """What the audit log keeps of one command, once, however often that is posted."""
+    """What the audit log keeps of one command, once, however often that is posted; the ticket is of its reply."""
 
-    __slots__ = ("call", "count", "digest", "object", "recorded")
+    __slots__ = ("call", "count", "digest", "object", "recorded", "ticket")
 
     def __init__(self, call: Call, object: str = "", count: int = 1, digest: bytes = b"") -> None:
         self.call = call
@@ -69,6 +63,7 @@ class Entry:
         self.count = count
         self.digest = digest
         self.recorded = False
+        self.ticket: Ticket = None
 
 
 class Mesh:
@@ -146,6 +141,8 @@ class Mesh:
         if self.closing:
             raise shutting_down()
         ticket: asyncio.Future[Any] = self._loop.create_future()
+        if entry is not None:
+            entry.ticket = ticket
         self.post(ns, make(ticket), entry)
         reply = await ticket
         if isinstance(reply, Refusal):
@@ -200,13 +197,14 @@ class Mesh:
         _check_caller(entry)
         self._record(namespace, entry)
 
-    def _record(self, namespace: str, entry: Entry) -> None:
+    def _record(self, namespace: str, entry: Entry, refused: str = "") -> None:
         self.audit.record(
             entry.call,
             namespace=namespace,
             object=entry.object,
             count=entry.count,
             object_digest=entry.digest,
+            words=refused,
         )
 
     async def find_task(self, ns: Namespace, task_id: str) -> Task:
@@ -313,11 +311,13 @@ class Mesh:
         for ns in due:
             inbox.setdefault(ns, [])
         out = self.commits.effects
+        before = len(out.replies)
         for ns, batch in inbox.items():
             handle(ns, batch, now, out)
             self._after_handling(ns, out)
+        refused = refused_in(out.replies[before:]) if entries else {}
         for namespace, entry in entries:
-            self._record(namespace, entry)
+            self._record(namespace, entry, refused.get(entry.ticket, ""))
         self.commits.flush()
         self._arm()
 
