@@ -1,6 +1,7 @@
 """Watching single tasks: each watcher gets every durable change, progress and output since it came.
 
-A watcher that falls behind loses output and progress, never its newest state of the task: its queue is bounded.
+A watcher that falls behind loses output and progress, never its newest state of the task: its queue is bounded. What a turn
+brings of one task is made ready once and shared by all who watch it: their number must not multiply the work on a report.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from meshd.domain.effects import Effects
+from meshd.domain.errors import Reason, Refusal
 from meshd.domain.state import Namespace
 from meshd.domain.values import Agent, Task
 from meshd.engine.feeds import Feeds
@@ -20,6 +22,12 @@ MAX_QUEUED = 1_024
 """Events a watcher may be behind; older output is dropped first, its ``seq`` shows the hole."""
 MAX_QUEUED_OUTPUT_BYTES = 1024 * 1024
 """Output a watcher may be behind."""
+MAX_TOGETHER = 128
+MAX_TOGETHER_BYTES = 64 * 1024
+"""Pieces, and output in them, handed over and dropped together."""
+MAX_WATCHERS = 1_000
+"""Watches and waits of one task by one caller."""
+RETRY_MS = 5_000
 
 
 class OutputPiece(NamedTuple):
@@ -42,39 +50,90 @@ class ProgressNote(NamedTuple):
     message: str
 
 
-TaskEvent = Task | OutputPiece | ProgressNote
+Piece = OutputPiece | ProgressNote
+TaskEvent = Task | Piece
+
+
+class Pieces(NamedTuple):
+    """Output and progress, shared by all who watch their task."""
+
+    pieces: list[Piece]
+    output_bytes: int
+
+
+def together(pieces: list[Piece]) -> list[Pieces]:
+    """Return pieces as they are handed over, without those that nobody could keep."""
+    parts: list[Pieces] = []
+    part: list[Piece] = []
+    size_bytes = 0
+    for piece in pieces[-MAX_QUEUED:]:
+        own_bytes = _output_bytes(piece)
+        if part and (len(part) >= MAX_TOGETHER or size_bytes + own_bytes > MAX_TOGETHER_BYTES):
+            parts.append(Pieces(part, size_bytes))
+            part, size_bytes = [], 0
+        part.append(piece)
+        size_bytes += own_bytes
+    if part:
+        parts.append(Pieces(part, size_bytes))
+    return parts
 
 
 class Watcher:
     """One who watches one task."""
 
-    def __init__(self) -> None:
-        self._events: deque[TaskEvent] = deque()
+    def __init__(self, subject: str = "") -> None:
+        self.subject = subject
+        self._events: deque[Task | Pieces] = deque()
+        self._queued = 0
         self._output_bytes = 0
+        self._read = 0
+        """Pieces that were taken of the first event."""
         self._wake = asyncio.Event()
 
-    def put(self, event: TaskEvent) -> None:
+    def put(self, event: Task | Pieces) -> None:
         """Add an event."""
         self._events.append(event)
-        self._output_bytes += _output_bytes(event)
-        while len(self._events) > MAX_QUEUED or self._output_bytes > MAX_QUEUED_OUTPUT_BYTES:
+        if isinstance(event, Pieces):
+            self._queued += len(event.pieces)
+            self._output_bytes += event.output_bytes
+        else:
+            self._queued += 1
+        while self._queued > MAX_QUEUED or self._output_bytes > MAX_QUEUED_OUTPUT_BYTES:
             self._drop()
         self._wake.set()
 
     def _drop(self) -> None:
-        """Drop the oldest piece of output or progress; without any, the oldest state of the task."""
-        index = next((i for i, event in enumerate(self._events) if not isinstance(event, Task)), 0)
-        self._output_bytes -= _output_bytes(self._events[index])
+        """Drop the oldest pieces of output and progress; without any, the oldest state of the task."""
+        index = next((i for i, event in enumerate(self._events) if isinstance(event, Pieces)), 0)
+        event = self._events[index]
         del self._events[index]
+        if isinstance(event, Pieces):
+            self._queued -= len(event.pieces)
+            self._output_bytes -= event.output_bytes
+            if index == 0:
+                self._queued += self._read
+                self._output_bytes += sum(map(_output_bytes, event.pieces[: self._read]))
+                self._read = 0
+        else:
+            self._queued -= 1
 
     async def next(self) -> TaskEvent:
         """Wait for the next event."""
         while not self._events:
             self._wake.clear()
             await self._wake.wait()
-        event = self._events.popleft()
-        self._output_bytes -= _output_bytes(event)
-        return event
+        self._queued -= 1
+        first = self._events[0]
+        if not isinstance(first, Pieces):
+            self._events.popleft()
+            return first
+        piece = first.pieces[self._read]
+        self._output_bytes -= _output_bytes(piece)
+        self._read += 1
+        if self._read == len(first.pieces):
+            self._events.popleft()
+            self._read = 0
+        return piece
 
 
 class WatchHub:
@@ -85,9 +144,15 @@ class WatchHub:
         self.agents: Feeds[Agent] = Feeds()
         self.tasks: Feeds[Task] = Feeds()
 
-    def add(self, key: int) -> Watcher:
-        """Start watching."""
-        watcher = Watcher()
+    def add(self, key: int, subject: str) -> Watcher:
+        """Start watching. Raises Refusal when the subject watches the task too often."""
+        watchers = self._watchers.get(key, ())
+        if sum(watcher.subject == subject for watcher in watchers) >= MAX_WATCHERS:
+            message = (
+                f"{subject} watches or waits for this task {MAX_WATCHERS} times already; share one of them"
+            )
+            raise Refusal(Reason.OVERLOADED, message, retry_ms=RETRY_MS)
+        watcher = Watcher(subject)
         self._watchers.setdefault(key, set()).add(watcher)
         return watcher
 
@@ -113,7 +178,7 @@ class WatchHub:
         """Return whether anybody watches the task."""
         return key in self._watchers
 
-    def publish(self, key: int, event: TaskEvent) -> None:
+    def publish(self, key: int, event: Task | Pieces) -> None:
         """Hand an event to everybody who watches the task."""
         for watcher in self._watchers.get(key, ()):
             watcher.put(event)
@@ -129,13 +194,18 @@ class WatchHub:
         for task in out.changed:
             if self.watched(task.key):
                 out.callbacks.append(partial(self.publish, task.key, copy(task)))
-        for task in out.progress:
-            if task.progress is not None:
+        fresh: dict[int, list[Piece]] = {}
+        for task in dict.fromkeys(out.progress):
+            if task.progress is not None and self.watched(task.key):
                 # Without a new assignment, which clears it, the task is still that agent's.
-                self.publish(task.key, ProgressNote(task.agent_id, *task.progress))
+                fresh.setdefault(task.key, []).append(ProgressNote(task.agent_id, *task.progress))
         for key, attempt, agent_id, seq, chunk in out.output:
-            self.publish(key, OutputPiece(agent_id, attempt, seq, chunk))
+            if self.watched(key):
+                fresh.setdefault(key, []).append(OutputPiece(agent_id, attempt, seq, chunk))
+        for key, pieces in fresh.items():
+            for part in together(pieces):
+                self.publish(key, part)
 
 
-def _output_bytes(event: TaskEvent) -> int:
-    return len(event.chunk) if isinstance(event, OutputPiece) else 0
+def _output_bytes(piece: Piece) -> int:
+    return len(piece.chunk) if isinstance(piece, OutputPiece) else 0

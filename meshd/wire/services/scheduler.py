@@ -145,7 +145,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         if request.HasField("timeout"):
             wait_ms = validate.duration_ms(request.timeout, "timeout", 0, MAX_WAIT_MS)
         _, task = await self._task(request.task_id)
-        watcher = self._mesh.hub.add(task.key)
+        watcher = self._mesh.hub.add(task.key, current_call().principal.subject)
         try:
             async with asyncio.timeout(wait_ms / 1000):
                 while not task.terminal:
@@ -167,7 +167,7 @@ class SchedulerService(pb_grpc.SchedulerServiceServicer):
         """Follow one task until its end. What may be read is decided at each event: the holder may change."""
         principal = current_call().principal
         _, task = await self._task(request.task_id)
-        watcher = self._mesh.hub.add(task.key)
+        watcher = self._mesh.hub.add(task.key, principal.subject)
         try:
             snapshot = copy(task)
             await self._mesh.commits.settled()

@@ -135,7 +135,7 @@ async def test_a_change_that_fails_after_the_step_of_the_domain_is_not_kept_with
 
     ns = mesh.namespaces["default"]
     entry = Entry(Call(ANONYMOUS, "SubmitTask", "", AccessRule(Action.WRITE, "tasks", Scope.NAMESPACE)))
-    mesh.hub.add(1)  # Somebody watches something.
+    mesh.hub.add(1, "operator:local")  # Somebody watches something.
     part, method = broken_part.split(".")
     monkeypatch.setattr(getattr(mesh, part), method, broken)
     async with asyncio.timeout(10):
