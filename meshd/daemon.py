@@ -111,7 +111,8 @@ async def run(settings: Settings) -> int:
     """Serve until a signal or a storage failure; return the exit code. Raises StartError."""
     logging.configure(settings.log_level, settings.log_format)
     process.allow_many_connections()
-    certificate = tls.load(settings.tls_cert, settings.tls_key)
+    loaded = tls.load(settings.tls_cert, settings.tls_key)
+    certificate = tls.Served(settings.tls_cert, settings.tls_key, loaded) if loaded else None
     with _start_errors():
         store = SqliteStore(Path(settings.data_dir), settings.min_free_mib * MIB)
     try:
@@ -128,7 +129,7 @@ async def run(settings: Settings) -> int:
 
 
 async def _serve(
-    settings: Settings, store: SqliteStore, certificate: tls.Tls | None
+    settings: Settings, store: SqliteStore, certificate: tls.Served | None
 ) -> tuple[int, threading.Timer | None]:
     """Return the exit code and what limits the rest of the end; None when it must not be lifted, as threads hang."""
     readiness = Readiness()
@@ -149,7 +150,10 @@ async def _serve(
         parts = _compose(settings, store, restored, metrics, storage_failed, listeners)
         del restored
     # Before it listens: a server whose start was cancelled cannot be stopped. What cancelled the load ends here.
-    process.on_stop_signal(partial(_resolve, ended, STOPPED))
+    process.on_signals(
+        partial(_stopped_by, ended),
+        certificate.read_again if certificate else _nothing_to_read_again,
+    )
     await asyncio.sleep(0)
     readiness.listen(parts.health.set_serving)
     async with _listening(settings, parts, metrics, readiness, certificate) as addresses:
@@ -164,6 +168,7 @@ async def _serve(
                 garbage.collect_all_forever(),
                 parts.admission.look_forever(parts.open_calls),
                 OtherThreads().look_forever(),
+                *([certificate.warn_forever()] if certificate else []),
             )
         ]
         for task in aside:
@@ -269,14 +274,15 @@ def _compose(
 
 @asynccontextmanager
 async def _listening(
-    settings: Settings, parts: Parts, metrics: Metrics, readiness: Readiness, certificate: tls.Tls | None
+    settings: Settings, parts: Parts, metrics: Metrics, readiness: Readiness, certificate: tls.Served | None
 ) -> AsyncIterator[dict[str, str]]:
     """Bind all addresses, then serve; yields them by the name of their setting. Raises StartError."""
     loop = asyncio.get_running_loop()
     addresses: dict[str, str] = {}
     if settings.listen:
-        pems = wire.Certificate(certificate.cert_pem, certificate.key_pem) if certificate else None
-        addresses["listen"] = wire.listen_tcp(parts.server, settings.listen, pems)
+        addresses["listen"] = wire.listen_tcp(
+            parts.server, settings.listen, partial(_pems, certificate) if certificate else None
+        )
     if settings.socket:
         addresses["socket"] = wire.listen_socket(
             parts.server, settings.socket, settings.socket_mode, settings.socket_group
@@ -289,6 +295,7 @@ async def _listening(
         ready=lambda: readiness.ready,
         lag_s=lambda: lag.lag_s,
         calls_waiting=lambda: parts.admission.waiting,
+        certificate_expire_s=lambda: certificate.current.expire_s if certificate else None,
     )
     http = None
     try:
@@ -321,6 +328,10 @@ async def _take_down(parts: Parts) -> bool:
     finally:
         await calls
     return True
+
+
+def _pems(certificate: tls.Served) -> wire.Certificate:
+    return wire.Certificate(certificate.current.cert_pem, certificate.current.key_pem)
 
 
 def _public_keys(authority: Authority) -> dict[str, Any]:
@@ -359,6 +370,16 @@ def _ended_aside(storage_failed: Callable[[StorageError], None], task: asyncio.T
                 f"work beside the calls failed: {error!r}; report it with this log, and start meshd again"
             )
         )
+
+
+def _stopped_by(ended: asyncio.Future[int], signal_name: str) -> None:
+    if not ended.done():
+        log.info("meshd is told to stop", signal=signal_name)
+    _resolve(ended, STOPPED)
+
+
+def _nothing_to_read_again() -> None:
+    log.warning("SIGHUP reads the certificate again, and none is set; to stop meshd send SIGTERM")
 
 
 def _resolve(ended: asyncio.Future[int], code: int) -> None:

@@ -158,6 +158,11 @@ ANSWERED: Final = Metric(
     "gauge",
     "1 when the event loop answered this scrape in time; gauges of the mesh are absent when it did not.",
 )
+CERTIFICATE_ENDS: Final = Metric(
+    "meshd_certificate_expire_time_seconds",
+    "gauge",
+    "End of the certificate of tls_cert, in seconds since 1970; absent without one.",
+)
 STALLS: Final = Metric("meshd_stalls", "counter", "Times the daemon itself stood still.")
 STALLED_S: Final = Metric("meshd_stalled_seconds", "counter", "Seconds the daemon itself stood still.")
 PROCESS: Final = (
@@ -196,7 +201,7 @@ CATALOGUE: Final[dict[str, tuple[Metric, ...]]] = {
     ),
     "Calls": (HANDLED, REFUSED, CALLS_WAITING, CALL_S),
     "Storage": (COMMIT_S, ROWS, UNCOMMITTED, UNCOMMITTED_S, DATABASE, FREE_SPACE, STORAGE_LOW),
-    "The daemon itself": (READY, LAG, ANSWERED, STALLS, STALLED_S, *PROCESS),
+    "The daemon itself": (READY, LAG, ANSWERED, CERTIFICATE_ENDS, STALLS, STALLED_S, *PROCESS),
 }
 
 INTRODUCTION: Final = """\

@@ -189,9 +189,12 @@ class Metrics:
         ready: Callable[[], bool],
         lag_s: Callable[[], float],
         calls_waiting: Callable[[], int],
+        certificate_expire_s: Callable[[], float | None],
     ) -> None:
         """Show the mesh itself; all are asked at every scrape, on the scraping thread; ``mesh`` may answer None."""
-        self.registry.register(_Gauges(mesh, storage, ready, lag_s, calls_waiting, self._namespaces))
+        self.registry.register(
+            _Gauges(mesh, storage, ready, lag_s, calls_waiting, certificate_expire_s, self._namespaces)
+        )
 
     def page(self) -> bytes:
         """Render all metrics in the text format."""
@@ -257,6 +260,7 @@ class _Gauges(Collector):
         ready: Callable[[], bool],
         lag_s: Callable[[], float],
         calls_waiting: Callable[[], int],
+        certificate_expire_s: Callable[[], float | None],
         namespaces: _Namespaces,
     ) -> None:
         self._mesh = mesh
@@ -264,6 +268,7 @@ class _Gauges(Collector):
         self._ready = ready
         self._lag_s = lag_s
         self._calls_waiting = calls_waiting
+        self._certificate_expire_s = certificate_expire_s
         self._namespaces = namespaces
 
     def describe(self) -> Iterator[Metric]:
@@ -275,6 +280,9 @@ class _Gauges(Collector):
         yield _single(catalogue.READY, float(self._ready()))
         yield _single(catalogue.LAG, self._lag_s())
         yield _single(catalogue.CALLS_WAITING, self._calls_waiting())
+        expire_s = self._certificate_expire_s()
+        if expire_s is not None:
+            yield _single(catalogue.CERTIFICATE_ENDS, expire_s)
         storage = self._storage()
         yield _single(catalogue.DATABASE, storage.database_bytes)
         yield _single(catalogue.FREE_SPACE, storage.free_bytes)

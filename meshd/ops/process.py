@@ -22,22 +22,36 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call ``stop`` on the running loop at SIGTERM, SIGINT or SIGHUP; the first two end the process at once when repeated.
+def on_signals(stop: Callable[[str], None], reload: Callable[[], None]) -> None:
+    """Call ``stop`` with its name at SIGTERM or SIGINT on the running loop; repeated, they end the process at once.
 
-    A terminal that is closed may say so twice. Where SIGHUP is ignored, as under nohup, it stays ignored.
+    SIGHUP says that the terminal is closed, maybe twice, and stops too; to a daemon, which has none, it says: ``reload``.
+    Where it is ignored, as under nohup, it stays ignored.
     """
     loop = asyncio.get_running_loop()
+    of_terminal = has_terminal()
 
     def received(number: signal.Signals) -> None:
         if number is not signal.SIGHUP:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        stop()
+        elif not of_terminal:
+            reload()
+            return
+        stop(number.name)
 
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
             loop.add_signal_handler(each, received, each)
+
+
+def has_terminal() -> bool:
+    """True when a terminal controls the process: its end would be told by SIGHUP."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def end_later(code: int, seconds: float) -> threading.Timer:

@@ -1,12 +1,27 @@
-"""The server's certificate and key, read and checked once, before anything listens."""
+"""The server's certificate and key: read and checked before anything listens, and again when told to.
+
+Rule: a certificate that cannot work takes no other's place.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
 
 from meshd.config import StartError
+
+WARN_DAYS: Final = 14
+DAY_S: Final = 86_400
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +31,60 @@ class Tls:
     cert_pem: bytes
     key_pem: bytes
     context: ssl.SSLContext
+    expire_s: float
+    """End of the server's own certificate, in seconds since 1970."""
 
     def __repr__(self) -> str:
         return "Tls()"
+
+
+class Served:
+    """The certificate that new connections are shown."""
+
+    def __init__(self, cert: str, key: str, first: Tls) -> None:
+        self.current = first
+        self.context = first.context
+        """Of the HTTP port; what is read again goes into it."""
+        self._cert = cert
+        self._key = key
+        self._warn()
+
+    def read_again(self) -> None:
+        """Take what the files hold now; when that cannot work, the log says why and nothing changes."""
+        try:
+            fresh = load(self._cert, self._key)
+            assert fresh is not None
+            self.context.load_cert_chain(self._cert, self._key)
+        except (StartError, OSError) as error:
+            log.warning(
+                "the certificate was not read again; the one before stays in use",
+                error=str(error).replace("\n", "; "),
+            )
+            return
+        self.current = fresh
+        log.info("the certificate was read again", expire_time=_day(fresh.expire_s))
+        self._warn()
+
+    async def warn_forever(self) -> None:
+        """Say once a day that the certificate ends soon."""
+        while True:
+            await asyncio.sleep(DAY_S)
+            self._warn()
+
+    def _warn(self) -> None:
+        left_s = self.current.expire_s - time.time()
+        if left_s < WARN_DAYS * DAY_S:
+            log.warning(
+                "the certificate has ended: clients refuse it; renew it, then send SIGHUP"
+                if left_s < 0
+                else "the certificate ends soon; renew it, then send SIGHUP",
+                tls_cert=self._cert,
+                expire_time=_day(self.current.expire_s),
+            )
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="minutes")
 
 
 def load(cert: str, key: str) -> Tls | None:
@@ -43,7 +109,8 @@ def load(cert: str, key: str) -> Tls | None:
         raise StartError(
             f"tls_cert {cert} and tls_key {key} are not usable PEM files", "check what they hold"
         ) from None
-    return Tls(pems[0], pems[1], context)
+    own = x509.load_pem_x509_certificates(pems[0])[0]
+    return Tls(pems[0], pems[1], context, own.not_valid_after_utc.timestamp())
 
 
 def _read(setting: str, path: str) -> bytes:

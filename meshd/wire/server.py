@@ -119,19 +119,38 @@ def open_calls_of_newest_server() -> Callable[[], int]:
     return count
 
 
-def listen_tcp(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> str:
-    """Bind host:port and return the address bound, with the port that was chosen for port 0. Raises StartError."""
+def listen_tcp(server: grpc.aio.Server, address: str, certificate: Callable[[], Certificate] | None) -> str:
+    """Bind host:port and return the address bound, with the port that was chosen for port 0. Raises StartError.
+
+    ``certificate`` is asked at each handshake, on a thread of the core.
+    """
     try:
         if certificate is None:
             port = server.add_insecure_port(address)
         else:
-            credentials = grpc.ssl_server_credentials([(certificate.key_pem, certificate.cert_pem)])
-            port = server.add_secure_port(address, credentials)
+            port = server.add_secure_port(address, _credentials(certificate))
     except RuntimeError:
         port = 0
     if port == 0:
         raise _not_bound(address)
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _credentials(certificate: Callable[[], Certificate]) -> grpc.ServerCredentials:
+    shown = certificate()
+
+    def configuration(pems: Certificate) -> Any:
+        return grpc.ssl_server_certificate_configuration([(pems.key_pem, pems.cert_pem)])
+
+    def fetch() -> Any:
+        nonlocal shown
+        fresh = certificate()
+        if fresh == shown:
+            return None
+        shown = fresh
+        return configuration(fresh)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(shown), fetch)
 
 
 def listen_socket(server: grpc.aio.Server, path: str, mode: str, group: str) -> str:

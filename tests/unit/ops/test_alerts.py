@@ -104,6 +104,7 @@ def test_tasks_without_takers_are_told_in_time() -> None:
         "attempts_lost",
         "poison",
         "open_fds",
+        "certificate",
         "stalled",
         "loop_lag",
         "storage_low",

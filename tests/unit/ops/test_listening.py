@@ -133,7 +133,9 @@ async def test_an_address_of_another_host_is_told(server: grpc.aio.Server) -> No
 
 async def test_tls_is_spoken_with_a_certificate(server: grpc.aio.Server, tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path)
-    address = wire.listen_tcp(server, "127.0.0.1:0", wire.Certificate(cert.read_bytes(), key.read_bytes()))
+    address = wire.listen_tcp(
+        server, "127.0.0.1:0", lambda: wire.Certificate(cert.read_bytes(), key.read_bytes())
+    )
     await server.start()
     trusting = grpc.ssl_channel_credentials(cert.read_bytes())
     name = [("grpc.ssl_target_name_override", "localhost")]
@@ -143,6 +145,31 @@ async def test_tls_is_spoken_with_a_certificate(server: grpc.aio.Server, tmp_pat
     )
     with pytest.raises(grpc.aio.AioRpcError):
         await check(grpc.aio.insecure_channel(address))
+
+
+async def test_a_renewed_certificate_is_shown_to_new_connections(
+    server: grpc.aio.Server, tmp_path: Path
+) -> None:
+    pairs = [write_certificate(tmp_path, name) for name in ("old", "new")]
+    shown = [wire.Certificate(cert.read_bytes(), key.read_bytes()) for cert, key in pairs]
+    address = wire.listen_tcp(server, "127.0.0.1:0", lambda: shown[0])
+    await server.start()
+    name = [("grpc.ssl_target_name_override", "localhost")]
+
+    def channel(cert: Path) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(cert.read_bytes()), name)
+
+    (old, _), (new, _) = pairs
+    kept = channel(old)
+    stub: Any = health_pb2_grpc.HealthStub(kept)
+    await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    del shown[0]
+    for _ in range(2):
+        assert await check(channel(new)) == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError):
+        await check(channel(old))
+    await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    await kept.close()
 
 
 async def test_metadata_beyond_the_limit_is_refused_every_time(server: grpc.aio.Server) -> None:

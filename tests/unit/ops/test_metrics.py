@@ -48,6 +48,7 @@ def new_metrics(mesh: MeshGauges | None = MESH) -> Metrics:
         ready=lambda: True,
         calls_waiting=lambda: 4,
         lag_s=lambda: 0.002,
+        certificate_expire_s=lambda: 1.8e9,
     )
     return metrics
 

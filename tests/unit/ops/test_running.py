@@ -90,6 +90,15 @@ from meshd.__main__ import main
 sys.exit(main())
 """
 
+ON_A_TERMINAL = """
+import sys
+from meshd.ops import process
+process.has_terminal = lambda: True
+from meshd.__main__ import main
+sys.exit(main())
+"""
+ON_NO_TERMINAL = ON_A_TERMINAL.replace("True", "False")
+
 ENDS_BY_A_LOOK_AT_THREADS = """
 import os, signal, sys
 from meshd.ops.other_threads import OtherThreads
@@ -167,7 +176,10 @@ def watch(channel: Any) -> Any:
     return stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+ENDED_BY_A_SIGNAL = ["meshd ready", "meshd is told to stop", "meshd stops", "meshd stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) -> None:
     with meshd.channel() as channel:
         states = watch(channel)
@@ -181,7 +193,8 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
     assert code == 0
     assert meshd.manager.recv(64) == b"STOPPING=1"
     assert not meshd.socket_path.exists()
-    assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
+    assert [line["event"] for line in log] == ENDED_BY_A_SIGNAL
+    assert log[1]["signal"] == number.name
     assert log[0]["socket"] == f"unix:{meshd.socket_path}"
     assert not log[0]["listen"].endswith(":0")
     # `make test-compiled` puts its copy before the sources.
@@ -190,7 +203,10 @@ def test_a_signal_ends_it_in_good_order(meshd: Meshd, number: signal.Signals) ->
 
 @pytest.mark.parametrize(
     ("during", "code", "events"),
-    [("loading", 130, []), ("listening", 0, ["meshd ready", "meshd stops", "meshd stopped"])],
+    [
+        ("loading", 130, ["meshd is told to stop"]),
+        ("listening", 0, ["meshd is told to stop", "meshd ready", "meshd stops", "meshd stopped"]),
+    ],
 )
 def test_ctrl_c_during_the_start_ends_it_in_good_order(
     tmp_path: Path, during: str, code: int, events: list[str]
@@ -202,6 +218,24 @@ def test_ctrl_c_during_the_start_ends_it_in_good_order(
         meshd.process.kill()
         meshd.manager.close()
     assert (ended, [line["event"] for line in log]) == (code, events)
+
+
+def test_a_closed_terminal_ends_it_in_good_order(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", ON_A_TERMINAL)):
+        meshd.process.send_signal(signal.SIGHUP)
+        code, log = meshd.end(5)
+        assert (code, log[1]["signal"]) == (0, "SIGHUP")
+
+
+def test_a_daemon_is_told_by_sighup_to_read_its_certificate_again(tmp_path: Path) -> None:
+    for meshd in started(Meshd(tmp_path, "-c", ON_NO_TERMINAL)):
+        meshd.process.send_signal(signal.SIGHUP)
+        with meshd.channel() as channel:
+            assert next(watch(channel)).status == health_pb2.HealthCheckResponse.SERVING
+        meshd.process.send_signal(signal.SIGTERM)
+        code, log = meshd.end(5)
+        assert code == 0
+        assert "none is set; to stop meshd send SIGTERM" in log[1]["event"]
 
 
 def test_what_shall_outlive_its_terminal_does(tmp_path: Path) -> None:
@@ -218,7 +252,7 @@ def test_a_slow_start_is_no_stall(tmp_path: Path) -> None:
             assert next(watch(channel)).status == health_pb2.HealthCheckResponse.SERVING
         meshd.process.send_signal(signal.SIGTERM)
         _, log = meshd.end(5)
-        assert [line["event"] for line in log] == ["meshd ready", "meshd stops", "meshd stopped"]
+        assert [line["event"] for line in log] == ENDED_BY_A_SIGNAL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has batch threads")
