@@ -56,6 +56,8 @@ from meshd.ports.task_steps import StepListener
 from meshd.security.keys import KEY_FOLDER, KeyFileError, jwks, load_signing_key
 from meshd.security.proofs import Ed25519Proofs
 from meshd.security.tokens import JwtTokens
+from meshd.store.opening import DATABASE, copy_of
+from meshd.store.schema import REVISIONS
 from meshd.store.sqlite import SqliteStore
 from meshd.wire import server as wire
 from meshd.wire.access_rules import load_rules
@@ -115,6 +117,7 @@ async def run(settings: Settings) -> int:
     certificate = tls.Served(settings.tls_cert, settings.tls_key, loaded) if loaded else None
     with _start_errors():
         store = SqliteStore(Path(settings.data_dir), settings.min_free_mib * MIB)
+    _say_what_was_opened(Path(settings.data_dir) / DATABASE, store.former_revision)
     try:
         code, limit = await _serve(settings, store, certificate)
     finally:
@@ -328,6 +331,15 @@ async def _take_down(parts: Parts) -> bool:
     finally:
         await calls
     return True
+
+
+def _say_what_was_opened(database: Path, former_revision: str | None) -> None:
+    revision = REVISIONS[-1]
+    if former_revision is None:
+        log.info("a new database was made", file=str(database))
+    elif former_revision != revision:
+        copy = copy_of(database, former_revision)
+        log.info("the database was upgraded", former=former_revision, revision=revision, copy=str(copy))
 
 
 def _pems(certificate: tls.Served) -> wire.Certificate:

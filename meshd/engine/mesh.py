@@ -34,6 +34,7 @@ from meshd.engine.audit import AuditLog, refused_in
 from meshd.engine.byte_cache import ByteCache
 from meshd.engine.commits import Commits, refuse_waiting, shutting_down, storage_failed
 from meshd.engine.feeds import Encoding, Position, Watch
+from meshd.engine.notices import Notices
 from meshd.engine.restore import build, new_namespace
 from meshd.engine.streams import AgentStream
 from meshd.engine.task_steps import steps_of
@@ -94,6 +95,7 @@ class Mesh:
         self.commits = Commits(store, observer, self._taken, self._release, on_failure, commit_window_s)
         self.audit = AuditLog(self.commits, restored.audit_heads)
         self.hub = WatchHub()
+        self._notices = Notices()
         self.payloads = ByteCache(PAYLOAD_CACHE_BYTES)
         self.outputs = ByteCache(OUTPUT_CACHE_BYTES)
         self.streams: set[AgentStream] = set()
@@ -339,6 +341,7 @@ class Mesh:
             if isinstance(stream, AgentStream):
                 stream.push(frame)
         out.urgent.clear()
+        self._notices.note(ns.name, out)
         ns.task_revision += len(out.changed)
         if self.hub.active:
             self.hub.tell(ns, out)
@@ -458,6 +461,7 @@ class Mesh:
             self._turn()
         self.closing = True
         self._sweep.stop()
+        self._notices.write()
         if self._timer is not None:
             self._timer.cancel()
         for stream in list(self.streams):

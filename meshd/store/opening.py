@@ -43,8 +43,11 @@ WRITER_PRAGMAS = (
 READER_PRAGMAS = ("PRAGMA query_only=ON", "PRAGMA cache_size=-16384", "PRAGMA busy_timeout=5000")
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Return the one writing connection, to a database of the current revision. Raises StorageError."""
+def open_writer(path: Path) -> tuple[sqlite3.Connection, str | None]:
+    """Return the one writing connection, to a database of the current revision, and its revision before, None if it is new.
+
+    Raises StorageError.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
             f"SQLite {sqlite3.sqlite_version} is too old; run meshd on a Python with SQLite 3.35 or newer"
@@ -63,7 +66,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    return connection
+    return connection, revision
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -177,9 +180,14 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def copy_of(path: Path, revision: str) -> Path:
+    """Where a database of this revision is copied to before it is upgraded."""
+    return path.with_name(f"{path.stem}-{revision}.db")
+
+
 def _upgrade(path: Path, revision: str) -> None:
     from meshd.store.migrate import upgrade  # noqa: PLC0415  (brings Alembic: half a second)
 
     with closing(open_reader(path)) as reader:
-        copy_database(reader, path.with_name(f"{path.stem}-{revision}.db"))
+        copy_database(reader, copy_of(path, revision))
     upgrade(path)

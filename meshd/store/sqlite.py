@@ -58,13 +58,13 @@ class SqliteStore(SqliteReads):
         self._reserve = Reserve(self._directory, min_free_bytes // 2, min_free_bytes)
         self._reserve_check_mono = time.monotonic()
         try:
-            self._writer = self._opened()
+            self._writer, self.former_revision = self._opened()
         except BaseException:
             self._lock.release()
             raise
         self._reserve.take()
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self) -> tuple[sqlite3.Connection, str | None]:
         while True:
             try:
                 return open_writer(self._path)
@@ -117,11 +117,25 @@ class SqliteStore(SqliteReads):
         now_mono = time.monotonic()
         if now_mono - self._space_check_mono >= SPACE_CHECK_S:
             self._space_check_mono = now_mono
+            before = self._low_space
             try:
                 self._low_space = shutil.disk_usage(self._directory).free < self._min_free_bytes
             except OSError:
                 self._low_space = True
+            if self._low_space != before:
+                self._say_whether_low()
         return self._low_space
+
+    def _say_whether_low(self) -> None:
+        data_dir, min_free_mib = str(self._directory), self._min_free_bytes // 1_048_576
+        if self._low_space:
+            log.warning(
+                "the disk has less space than min_free_mib; new work is refused until some is freed",
+                data_dir=data_dir,
+                min_free_mib=min_free_mib,
+            )
+        else:
+            log.info("the disk has space again; new work is taken", data_dir=data_dir)
 
     def measure(self) -> StorageGauges:
         """Return what the database takes of its disk, its log included, and what is left."""

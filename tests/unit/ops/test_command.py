@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import structlog
 
+from meshd import daemon
+from meshd.store.schema import REVISIONS
 from meshd.store.sqlite import SqliteStore
 
 HIDE = """
@@ -160,3 +163,15 @@ def test_a_command_it_does_not_know_is_misuse() -> None:
     done = meshd("bakcup", "b.db")
     assert done.returncode == 2
     assert "invalid choice: 'bakcup'" in done.stderr
+
+
+def test_an_upgrade_is_told_with_the_copy_to_go_back_to(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logged:
+        for revision in ("0001", REVISIONS[-1]):
+            daemon._say_what_was_opened(tmp_path / "mesh.db", revision)
+    (line,) = logged
+    assert (line["former"], line["revision"], line["copy"]) == (
+        "0001",
+        REVISIONS[-1],
+        str(tmp_path / "mesh-0001.db"),
+    )

@@ -66,7 +66,9 @@ def add_revision(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) 
 
 def test_a_new_directory_is_its_owners_alone(tmp_path: Path) -> None:
     directory = tmp_path / "a" / "b"
-    SqliteStore(directory).close()
+    store = SqliteStore(directory)
+    assert store.former_revision is None
+    store.close()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     for name in ("mesh.db", "lock"):
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
@@ -181,6 +183,7 @@ def test_an_older_database_is_copied_aside_and_upgraded(
     path = an_old_database(tmp_path / "a%20name?of=ones own")
     add_revision(tmp_path, monkeypatch, NEXT_REVISION)
     store = SqliteStore(path.parent)
+    assert store.former_revision == HEAD
     assert store.get_payload(1) == b"input"
     store.close()
     assert read(path, "SELECT DISTINCT colour, description FROM namespaces") == [("red", "upgraded")]

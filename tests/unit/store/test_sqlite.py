@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from meshd.domain.drains import AgentSelector, Drain
 from meshd.domain.records import (
@@ -417,10 +418,14 @@ def test_low_space_is_looked_up_once_a_second(tmp_path: Path, monkeypatch: pytes
     store = SqliteStore(tmp_path, min_free_bytes=50)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    seen = []
+    seen: list[bool] = []
+    said: list[str] = []
     for now[0] in (50.0, 50.5, 51.0, 51.9, 52.0):
-        seen.append(store.low_space())
+        with structlog.testing.capture_logs() as logged:
+            seen.append(store.low_space())
+        said += [line["event"].partition(";")[2] for line in logged]
     assert seen == [False, False, True, True, False]
+    assert said == [" new work is refused until some is freed", " new work is taken"]
     store.close()
 
 
