@@ -73,6 +73,8 @@ class Agent:
         self.link: Link | None = None
         self.up_blocked_until = 0.0
         self.down_blocked_until = 0.0
+        self.ended_last = 0.0
+        """When a handler ended last."""
         self.frozen_until = 0.0
         self.stubborn = 0
         """Handlers that run on although their attempt is nobody's."""
@@ -355,6 +357,7 @@ class Agent:
         else:
             report.fail.fence, report.fail.type, report.fail.retryable = fence, "E", roll < 0.95
         self.machine.finished(attempt, report)
+        self.ended_last = self.world.time.now
         self._flush()
 
 

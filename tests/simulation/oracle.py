@@ -408,7 +408,7 @@ class Oracle:
                     continue
                 if not agent.machine.is_open or not agent.hears:
                     continue
-                if self.world.time.now < agent.up_blocked_until + 0.1:
+                if self.world.time.now < max(agent.up_blocked_until, agent.ended_last) + 0.1:
                     # What it said last is still on its way.
                     continue
                 if agent.machine.held_count:
