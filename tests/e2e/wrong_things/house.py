@@ -131,6 +131,7 @@ class House:
         }
         added = [each for name, value in own.items() if name not in typed for each in (name, value)]
         command = [*before, sys.executable, "-m", "meshd", *arguments, *added]
+        environment.setdefault("MESHD_LOG_LEVEL", "warning")  # What it did before it ended is not shown.
         return self.seen(["meshd", *arguments], self._run(command, self.environment(**environment)))
 
     def seen(self, typed: Sequence[str], done: subprocess.CompletedProcess[str]) -> Seen:
