@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agentmesh.v1 import agent_pb2, auth_service_pb2, registry_service_pb2
 from meshctl import words
@@ -20,6 +20,10 @@ DISK_WARNING_FACTOR = 4
 PING_COST_S, PING_SHARE = 70e-6, 0.15
 #: A frozen host must be found in this time unless the fleet is too large for such a pace.
 UNREACHABLE_S = 5.0
+#: Who was lost earlier will hardly be waited for. The mesh forgets no agent.
+MISSED_S = 7 * 86_400
+#: What meshd says of agents whose credentials were taken away.
+REVOKED = "its identity was revoked"
 MIB = 1024 * 1024
 
 Status = registry_service_pb2.GetMeshStatusResponse
@@ -41,8 +45,13 @@ def of_token(
     return ok("token", result)
 
 
-def of_status(status: Status, own_version: str, ask_s: float, answer_s: float) -> Iterator[Check]:
-    """Yields the checks in NAMES; the answer was asked for and came at these local times."""
+def of_status(
+    status: Status, own_version: str, ask_s: float, answer_s: float, lost: Sequence[agent_pb2.Agent] = ()
+) -> Iterator[Check]:
+    """Yields the checks in NAMES; the answer was asked for and came at these local times.
+
+    ``lost`` are the lost agents, to tell those that nobody misses; without them all count as missed.
+    """
     yield _versions(status, own_version)
     if status.HasField("server_time"):
         yield _clock(moment(status.server_time).timestamp(), ask_s, answer_s)
@@ -52,7 +61,7 @@ def of_status(status: Status, own_version: str, ask_s: float, answer_s: float) -
         for name in ("clock", "storage", "keepalive"):
             yield skipped(name, "this meshd is too old to tell")
     yield from _queues(status)
-    yield _agents(status)
+    yield _agents(status, sum(not _is_missed(agent, answer_s) for agent in lost))
 
 
 def _versions(status: Status, own_version: str) -> Check:
@@ -84,8 +93,15 @@ def _storage(storage: registry_service_pb2.StorageStatus) -> Check:
     free_mib, least_mib = storage.free_bytes // MIB, storage.min_free_bytes // MIB
     result = f"{storage.engine}, {free_mib:,} MiB free on its disk; new work is refused below {least_mib:,}"
     if storage.free_bytes < DISK_WARNING_FACTOR * storage.min_free_bytes:
-        return wrong("storage", result, "free space on the disk of meshd's data_dir, or lower retention_days")
+        return wrong("storage", result, _FREE_SPACE)
     return ok("storage", result)
+
+
+#: Deleted tasks make room for new ones, but the file of the database keeps its size.
+_FREE_SPACE = (
+    "free space on the disk of meshd's data_dir, or enlarge it; lower min_free_mib if less is enough; "
+    "retention_days frees none"
+)
 
 
 def _keepalive(status: Status) -> Check:
@@ -129,11 +145,26 @@ def _queues(status: Status) -> Iterator[Check]:
         yield ok("queues", "an agent in reach can take every queued task")
 
 
-def _agents(status: Status) -> Check:
+def is_any_lost(status: Status) -> bool:
+    """True when `of_status` should be given the lost agents."""
+    return any(
+        entry.count and entry.health == agent_pb2.HEALTH_LOST
+        for namespace in status.namespaces
+        for entry in namespace.agents
+    )
+
+
+def _is_missed(agent: agent_pb2.Agent, now_s: float) -> bool:
+    since_s = now_s - moment(agent.health_time).timestamp()
+    return agent.health_cause != REVOKED and since_s < MISSED_S
+
+
+def _agents(status: Status, gone_count: int) -> Check:
     counts: Counter[agent_pb2.Health.ValueType] = Counter()
     for namespace in status.namespaces:
         for entry in namespace.agents:
             counts[entry.health] += entry.count
+    counts[agent_pb2.HEALTH_LOST] -= min(gone_count, counts[agent_pb2.HEALTH_LOST])
     bad = [
         health
         for health in (agent_pb2.HEALTH_LOST, agent_pb2.HEALTH_DEAF, agent_pb2.HEALTH_SUSPECT)
@@ -142,6 +173,8 @@ def _agents(status: Status) -> Check:
     result = ", ".join(
         f"{count} {words.health_word(health)}" for health, count in sorted(counts.items()) if count
     )
+    if gone_count:
+        result = f"{result}, " * bool(result) + f"{gone_count} revoked or lost for more than a week"
     if bad:
         return wrong("agents", result, f"meshctl status --health {words.health_word(bad[0])}")
     return ok("agents", result or "none known")

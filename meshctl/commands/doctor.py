@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import time
@@ -12,6 +13,7 @@ import click
 
 from agentmesh.v1 import registry_service_pb2
 from meshctl import local_checks, mesh_checks, options, output, reaching
+from meshctl.agents import list_agents
 from meshctl.checks import Check, ok, skipped, wrong
 from meshctl.mesh import Mesh
 from meshctl.problems import ExitCode, Problem
@@ -85,7 +87,11 @@ def _of_mesh(invocation: options.Invocation, reach: Reach) -> Iterator[Check]:
     answer_s = time.time()
     own_version = importlib.metadata.version("agentmesh-controlplane")
     yield ok("mesh", f"meshd answers, up {output.age_of(status.start_time)}")
-    yield from mesh_checks.of_status(status, own_version, ask_s, answer_s)
+    lost = []
+    if mesh_checks.is_any_lost(status):
+        with contextlib.suppress(Problem):  # whoever may read agents; without them all count as missed
+            lost = list_agents(mesh, health=["lost"])
+    yield from mesh_checks.of_status(status, own_version, ask_s, answer_s, lost)
 
 
 def _token(mesh: Mesh, reach: Reach) -> tuple[Check, bool]:

@@ -35,7 +35,8 @@ def status(**changes: Any) -> mesh_checks.Status:
 def check(name: str, own_version: str = "1.4.2", **changes: Any) -> Check:
     """The check of that name."""
     ask_s = NOW_S - changes.pop("rtt_s", 0) / 2
-    checks = list(mesh_checks.of_status(status(**changes), own_version, ask_s, 2 * NOW_S - ask_s))
+    lost = changes.pop("lost", ())
+    checks = list(mesh_checks.of_status(status(**changes), own_version, ask_s, 2 * NOW_S - ask_s, lost))
     assert tuple(each.name for each in checks) == mesh_checks.NAMES
     return next(each for each in checks if each.name == name)
 
@@ -50,7 +51,7 @@ def test_nothing_is_wrong_with_a_healthy_mesh() -> None:
         ("clock", {"ahead_s": 5.1}, {"ahead_s": 4.9}, "timedatectl"),
         ("clock", {"ahead_s": -3_600}, {"ahead_s": -4.9}, "timedatectl"),
         ("clock", {"ahead_s": 9, "rtt_s": 7}, {"ahead_s": 9, "rtt_s": 9}, "NTP"),
-        ("storage", {"free_mib": 255}, {"free_mib": 256}, "retention_days"),
+        ("storage", {"free_mib": 255}, {"free_mib": 256}, "retention_days frees none"),
         ("keepalive", {"keepalive_ms": 2_000}, {"keepalive_ms": 1_800}, "lower keepalive_ms"),
         ("keepalive", {"agents": {1: 9, 2: 2_200}}, {"agents": {1: 9, 2: 2_100}}, "restart meshd"),
         (
@@ -72,6 +73,23 @@ def test_findings(name: str, wrong: Any, right: Any, next_step: str) -> None:
     assert found.state == "wrong"
     assert next_step in found.next_step
     assert check(name, **right).state == "ok"
+
+
+def a_lost_agent(days: float, cause: str = "its connection ended and it did not return") -> agent_pb2.Agent:
+    agent = agent_pb2.Agent(health=agent_pb2.HEALTH_LOST, health_cause=cause)
+    agent.health_time.FromSeconds(int(NOW_S - days * 86_400))
+    return agent
+
+
+def test_agents_whom_nobody_misses_are_no_finding() -> None:
+    gone = [a_lost_agent(0, mesh_checks.REVOKED), a_lost_agent(8)]
+    missed = check("agents", agents={2: 1, 5: 3}, lost=[*gone, a_lost_agent(6)])
+    assert (missed.state, missed.result) == (
+        "wrong",
+        "1 healthy, 1 lost, 2 revoked or lost for more than a week",
+    )
+    assert check("agents", agents={2: 1, 5: 2}, lost=gone).state == "ok"
+    assert check("agents", agents={5: 2}, lost=gone).result == "2 revoked or lost for more than a week"
 
 
 def test_which_clock_is_ahead() -> None:
