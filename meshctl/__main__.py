@@ -9,6 +9,13 @@ from typing import NoReturn
 
 def main() -> int:
     """Runs the command line with the arguments of the process and returns its exit code."""
+    try:
+        return _main()
+    except KeyboardInterrupt:  # before a command runs
+        return 130
+
+
+def _main() -> int:
     _prepare_streams()
     try:
         import click  # noqa: F401
@@ -18,10 +25,7 @@ def main() -> int:
             "next:  run this in the checkout:  pip install '.[meshctl]'\n"
         )
         return 2
-    try:
-        from meshctl.app import run
-    except KeyboardInterrupt:
-        return 130
+    from meshctl.app import run
 
     return _leave(run())
 

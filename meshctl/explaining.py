@@ -35,8 +35,14 @@ def explain(mesh: Mesh, namespace: str, task_id: str) -> scheduler_service_pb2.E
 
 
 def advice(mesh: Mesh, explanation: scheduler_service_pb2.ExplainTaskResponse) -> list[str]:
-    """Returns what stands in the way of a queued task, a line each with the next command to type."""
+    """Returns what stands in the way of a queued task, or ended a poisonous one, a line each with the next command."""
     task = explanation.task
+    if task.outcome_reason == task_pb2.OUTCOME_REASON_POISON:
+        attempts = f"meshctl task get {task.spec.task_id} -n {task.namespace}"
+        logs = (
+            "each of its attempts was lost with its agent: see how their processes ended, then submit it anew"
+        )
+        return [f"{logs}; its attempts:  {attempts}"]
     if task.state != task_pb2.TASK_STATE_QUEUED or any(
         item.verdict in _WILL_TAKE for item in explanation.verdicts
     ):

@@ -60,7 +60,9 @@ def _show(
         return
     _write_summary(mesh, summary)
     click.echo()
-    output.write_table(NAMESPACE_HEADERS, [namespace_row(entry) for entry in summary.namespaces])
+    shown = busy(summary.namespaces)
+    output.write_table(NAMESPACE_HEADERS, [namespace_row(entry) for entry in shown])
+    note_idle(len(summary.namespaces) - len(shown))
     click.echo()
     if agents:
         output.write_table(rows.AGENT_HEADERS, [rows.agent_row(agent) for agent in agents])
@@ -86,6 +88,20 @@ def _write_summary(mesh: Mesh, summary: registry_service_pb2.GetMeshStatusRespon
         click.echo(
             f"Hold after a restart: agents have {output.length_of(hold_s)} more to return to their tasks"
         )
+
+
+def busy(
+    entries: Sequence[registry_service_pb2.NamespaceStatus],
+) -> Sequence[registry_service_pb2.NamespaceStatus]:
+    """Returns the namespaces with agents or open tasks; all when none has any."""
+    found = [e for e in entries if any(i.count for i in e.agents) or any(i.count for i in e.tasks)]
+    return found or entries
+
+
+def note_idle(count: int) -> None:
+    """Says how many namespaces are not shown."""
+    if count:
+        output.note(f"{count:,} more have neither agents nor open tasks: meshctl namespace list")
 
 
 def namespace_row(entry: registry_service_pb2.NamespaceStatus) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import click
 from agentmesh.v1 import agent_pb2, registry_service_pb2
 from meshctl import options, output, refreshing, words
 from meshctl.agents import list_agents
-from meshctl.commands.status import NAMESPACE_HEADERS, namespace_row
+from meshctl.commands.status import NAMESPACE_HEADERS, busy, namespace_row, note_idle
 from meshctl.problems import ExitCode
 
 _AGENT_HEADERS = ("NAMESPACE", "AGENT", "HEALTH", "HELD/SLOTS", "FREE", "CAPABILITIES")
@@ -85,10 +85,11 @@ def _write(
             }
         )
         return
-    entries = now.status.namespaces
+    entries = busy(now.status.namespaces)
     output.write_table(
         (*NAMESPACE_HEADERS, "ENDED/S"), [(*namespace_row(e), f"{rates[e.namespace]:.1f}") for e in entries]
     )
+    note_idle(len(now.status.namespaces) - len(entries))
     click.echo()
     room = _SHOWN_WITHOUT_TERMINAL
     if sys.stdout.isatty():

@@ -18,7 +18,7 @@ _HELD_HEADERS = ("NAMESPACE", "AGENT", "TASK", "TYPE", "STATE", "ATTEMPT", "AGE"
 @options.namespace_option("Only this namespace. Default: every namespace the caller may read.")
 @options.mesh_command
 def workload(invocation: options.Invocation, agent_id: str, namespace: str | None) -> None:
-    """Show what agents hold and have done since meshd started."""
+    """Show what agents hold and have done since they were first known."""
     mesh = invocation.mesh
 
     def request(page_token: str) -> scheduler_service_pb2.GetWorkloadRequest:

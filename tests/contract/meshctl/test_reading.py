@@ -55,6 +55,28 @@ def test_status_shows_bounds_namespaces_and_agents(fleet: FakeMeshd, meshctl: Me
     assert list(fleet.sent(registry_service_pb2.ListAgentsRequest).health) == [agent_pb2.HEALTH_HEALTHY]
 
 
+@pytest.mark.parametrize("command", [("status",), ("top", "--once", "--interval", "1ms")])
+def test_idle_namespaces_are_counted_and_not_listed(
+    fleet: FakeMeshd, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    def with_idle(answer: registry_service_pb2.GetMeshStatusResponse) -> None:
+        for number in range(2):
+            idle = answer.namespaces.add(namespace=f"idle-{number}")
+            idle.tasks.add(state=task_pb2.TASK_STATE_QUEUED, count=0)
+
+    monkeypatch.setattr(fleet, "change_status", with_idle)
+    outcome = meshctl(*command)
+    assert "production" in outcome.out
+    assert "idle-" not in outcome.out
+    assert "2 more have neither agents nor open tasks: meshctl namespace list" in outcome.err
+
+
+def test_why_a_poisoned_task_ended_leads_on(fleet: FakeMeshd, meshctl: Meshctl) -> None:
+    task = fleet.tasks["production", "task-001"]
+    task.state, task.outcome_reason = task_pb2.TASK_STATE_FAILED, task_pb2.OUTCOME_REASON_POISON
+    assert "meshctl task get task-001 -n production" in meshctl("task", "why", "task-001").err
+
+
 def test_status_as_json(fleet: FakeMeshd, meshctl: Meshctl) -> None:
     document = meshctl("status", "-o", "json").json
     assert document["status"]["bounds"]["killed"] == "1s"

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from agentmesh.v1 import agent_pb2, task_pb2
+from meshctl import __main__ as meshctl_main
 from meshctl import app, options
 from meshctl.problems import EXIT_CODE_MEANINGS, ExitCode
 from meshctl.reference import every_command
@@ -96,6 +97,14 @@ def test_choices_are_the_words_of_the_contract() -> None:
 def words_of(names: list[str], prefix: str) -> list[str]:
     """The contract's names without prefix and without the unspecified one."""
     return [name.removeprefix(prefix).lower() for name in names if not name.endswith("_UNSPECIFIED")]
+
+
+def test_ctrl_c_before_a_command_runs_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(meshctl_main, "_prepare_streams", interrupted)
+    assert meshctl_main.main() == 130
 
 
 def test_every_exit_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
