@@ -21,6 +21,7 @@ from meshd.engine.authority import Authority
 from meshd.engine.mesh import Entry, Mesh
 from meshd.engine.streams import AgentStream
 from meshd.wire import validate
+from meshd.wire.arriving import RECEIVE_S
 from meshd.wire.codec import frames as codec
 from meshd.wire.context import authorize_namespace, current_call
 
@@ -54,7 +55,7 @@ class SessionStreams:
         """Serve one stream until either side ends it."""
         call = current_call()
         iterator = requests.__aiter__()
-        first: Request | None = await anext(iterator, None)
+        first = await _first(iterator)
         if first is None or not first.frames or first.frames[0].WhichOneof("frame") != "open":
             raise Refusal(
                 Reason.PROTOCOL_VIOLATION,
@@ -197,6 +198,16 @@ class SessionStreams:
         if absent:
             payloads.update(await self._mesh.commits.read(self._mesh.store.get_payloads, absent))
         return payloads
+
+
+async def _first(requests: AsyncIterator[Any]) -> Request | None:
+    """Return the first message of a stream. Raises Refusal when it does not come: no lease ends such a stream."""
+    try:
+        async with asyncio.timeout(RECEIVE_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        message = f"Open did not arrive within {RECEIVE_S:g} s of the stream's beginning; send it at once"
+        raise Refusal(Reason.WAIT_TIMEOUT, message) from None
 
 
 def own_identity(call: Call, agent_id: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
@@ -222,3 +224,16 @@ async def test_the_first_message_of_a_stream_has_the_same_limits(mesh: RunningMe
     opening = session_pb2.AgentFrame(open=session_pb2.Open())
     await agent.call.write(scheduler_service_pb2.WorkRequest(frames=[opening] * (MAX_MESSAGE_FRAMES + 1)))
     assert await refused(agent.call.read()) == "TOO_LARGE"
+
+
+async def test_a_stream_that_is_not_opened_in_time_ends_and_the_session_does_not(
+    mesh: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await mesh.agent("late")
+    monkeypatch.setattr("meshd.wire.services.sessions.RECEIVE_S", 0.1)
+    silent = agent.stubs.scheduler.Work(metadata=agent.stubs.metadata)
+    async with asyncio.timeout(10):
+        assert await refused(silent.read()) == "WAIT_TIMEOUT"
+    await agent.open()
+    await mesh.submit("t1")
+    await agent.expect("assign")
