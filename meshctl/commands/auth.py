@@ -7,7 +7,7 @@ import datetime
 import click
 
 from agentmesh.v1 import auth_service_pb2
-from meshctl import namespaces, options, output, words
+from meshctl import namespaces, options, output, rights, words
 from meshctl.problems import usage
 
 # Less is the way of the answer and the rounding of the token's end.
@@ -76,6 +76,8 @@ def auth(
         f"Token of {holder}, good until {output.clock_of(issued.token.expire_time)}; take it away with  "
         f"meshctl token revoke {revocation or f'--family {issued.token.family}'}"
     )
+    if scope:
+        output.note(f"It may do: {rights.text('' if operator else agent_type or '', scope)}")
     apart = output.moment(issued.token.expire_time) - ttl - datetime.datetime.now(datetime.UTC)
     if abs(apart) > _CLOCKS_APART:
         minutes = round(abs(apart).total_seconds() / 60)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from agentmesh.v1 import auth_service_pb2
-from meshctl import namespaces, options, output, words
+from meshctl import namespaces, options, output, rights, words
 from meshctl.problems import usage
 from meshctl.revoking import revoke
 
@@ -151,6 +151,8 @@ def _fields(answer: auth_service_pb2.IntrospectTokenResponse) -> Iterator[tuple[
     yield "Type", words.type_word(answer.type) if answer.type else ""
     yield "Capabilities", ", ".join(answer.capabilities)
     yield "Scope", ", ".join(answer.scope)
+    if answer.subject:
+        yield "May", rights.text(words.type_word(answer.type) if answer.type else "", answer.scope)
     yield "Family", answer.family
     yield "Issued", output.clock_of(answer.issue_time)
     yield "Ends", output.clock_of(answer.expire_time)
