@@ -108,6 +108,7 @@ class FakeMeshd(
         self.change_status: Callable[[registry_service_pb2.GetMeshStatusResponse], object] = lambda answer: (
             None
         )
+        self.audit_ages_s: list[int] = [0]
         self.verdicts: list[scheduler_service_pb2.AgentVerdict] = []
         self.course: Course = succeed
         #: How many tasks go before each.
@@ -427,11 +428,19 @@ class FakeMeshd(
 
     def ListAuditEvents(self, request: Any, context: Context) -> Any:
         self._enter(request, context)
-        event = auth_service_pb2.AuditEvent(
-            namespace="production", sequence=1, time=now(), subject="operator:local", peer="socket", count=1
-        )
-        event.method, event.reason = "SubmitTask", "ACCESS_DENIED"
-        return auth_service_pb2.ListAuditEventsResponse(events=[event])
+        answer = auth_service_pb2.ListAuditEventsResponse()
+        for age_s in self.audit_ages_s:
+            event = answer.events.add(
+                namespace="production",
+                sequence=1,
+                time=now(),
+                subject="operator:local",
+                peer="socket",
+                count=1,
+            )
+            event.time.seconds -= age_s
+            event.method, event.reason = "SubmitTask", "ACCESS_DENIED"
+        return answer
 
 
 def echo_payload(text: str, media_type: str) -> payload_pb2.Payload:

@@ -197,6 +197,7 @@ def test_auth_prints_the_token_alone(meshd: FakeMeshd, meshctl: Meshctl) -> None
     request = meshd.sent(auth_service_pb2.IssueTokenRequest)
     assert (request.agent_id, request.namespace, request.lifetime.seconds) == ("worker-1", "production", 1800)
     assert (list(request.scope), list(request.capabilities)) == (["read:tasks"], ["task-execution"])
+    assert "It may do: read on tasks" in outcome.err
 
 
 def test_a_token_for_a_person(meshd: FakeMeshd, meshctl: Meshctl) -> None:
@@ -227,7 +228,10 @@ def test_tokens(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     meshd.tokens["good"] = auth_service_pb2.IntrospectTokenResponse(
         active=True, subject="agent:production/worker-1"
     )
-    assert meshctl("token", "introspect", "good").out.splitlines()[0] == "Active:  yes"
+    meshd.tokens["good"].type = agent_pb2.AGENT_TYPE_WORKER
+    shown = [line.split(None, 1) for line in meshctl("token", "introspect", "good").out.splitlines()]
+    assert shown[0] == ["Active:", "yes"]
+    assert ["May:", "execute, read on results, tasks"] in shown
     assert "no: TOKEN_INVALID" in meshctl("token", "introspect", "-", stdin=b"bad\n").out
     assert meshctl("token", "introspect").code == 2
     join = meshctl("token", "join-token", "--agent-id", "a", "--agent-type", "critic", "--max-uses", "3")
@@ -295,6 +299,23 @@ def test_audit_list(meshd: FakeMeshd, meshctl: Meshctl) -> None:
     assert meshd.sent(auth_service_pb2.ListAuditEventsRequest).denied_only
     document = meshctl("audit", "list", "-o", "json").json
     assert (document["events"][0]["method"], document["more"]) == ("SubmitTask", False)
+
+
+def test_audit_records_of_a_time(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshd.audit_ages_s = [0, 7_200, 18_000]
+    for window, count in (
+        (("--since", "3h"), 2),
+        (("--until", "1h"), 2),
+        (("--since", "3h", "--until", "1h"), 1),
+    ):
+        assert len(meshctl("audit", "list", *window).out.splitlines()) == 1 + count
+    assert meshctl("audit", "list", "--until", "1h", "--limit", "1").err.startswith("1 shown, there are more")
+
+
+def test_a_method_that_does_not_exist_is_told(meshd: FakeMeshd, meshctl: Meshctl) -> None:
+    meshd.audit_ages_s = []
+    assert "did you mean RevokeToken" in meshctl("audit", "list", "--method", "RevokeAgent").err
+    assert meshctl("audit", "list", "--method", "RevokeToken").err == "No audit records match.\n"
 
 
 def test_version(meshd: FakeMeshd, meshctl: Meshctl) -> None:
