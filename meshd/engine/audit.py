@@ -24,7 +24,10 @@ READ_INTERVAL_S: Final = 1.0
 MAX_PENDING_DENIALS: Final = 1_000
 """Different refusals counted apart within one interval; those beyond are counted together."""
 
-_OTHERS: Final = (SYSTEM_NAMESPACE, "many", "many", "many", "many")
+MAX_NAMED: Final = 63
+"""Characters of a namespace that was named; none that exists has more."""
+
+_OTHERS: Final = (SYSTEM_NAMESPACE, "many", "many", "many", "many", "")
 
 
 def refused_in(replies: Iterable[tuple[Ticket, Any]]) -> dict[Ticket, str]:
@@ -51,7 +54,7 @@ class AuditLog:
         self._commits = commits
         self._heads = dict(heads)
         self._wall_ms = wall_ms
-        self._denials: dict[tuple[str, str, str, str, str], int] = {}
+        self._denials: dict[tuple[str, str, str, str, str, str], int] = {}
         self._flush_mono = 0.0
 
     def admit(self) -> None:
@@ -88,9 +91,22 @@ class AuditLog:
         call.audited = True
 
     def deny(self, call: Call, reason: str) -> None:
-        """Count a refusal; it is recorded by the next ``flush_denials``, in the caller's own chain."""
+        """Count a refusal; it is recorded by the next ``flush_denials``, in the caller's own chain.
+
+        The namespace it concerned is told for operators, who span all: what others name would make as many records as they
+        like.
+        """
         principal = call.principal
-        key = (principal.namespace or SYSTEM_NAMESPACE, principal.subject, call.peer, call.method, reason)
+        concerned = call.namespace[:MAX_NAMED] if principal.kind == "operator" else ""
+        object_ = f"namespace:{concerned}" if concerned else ""
+        key = (
+            principal.namespace or SYSTEM_NAMESPACE,
+            principal.subject,
+            call.peer,
+            call.method,
+            reason,
+            object_,
+        )
         if key not in self._denials and len(self._denials) >= MAX_PENDING_DENIALS:
             key = _OTHERS
         self._denials[key] = self._denials.get(key, 0) + 1
@@ -104,13 +120,13 @@ class AuditLog:
             return
         self._flush_mono = mono
         denials, self._denials = self._denials, {}
-        for (namespace, subject, peer, method, reason), count in denials.items():
+        for (namespace, subject, peer, method, reason, object_), count in denials.items():
             self._append(
                 namespace=namespace,
                 subject=subject,
                 peer=peer,
                 method=method,
-                object="",
+                object=object_,
                 allowed=False,
                 reason=reason,
                 count=count,

@@ -238,8 +238,8 @@ class Chain(grpc.aio.ServerInterceptor):
             )
             raise Refusal(Reason.NAMESPACE_MISMATCH, message, field=served.namespace_field)
         named = named or routed
-        decide(call.principal, call.rule, named)
         call.namespace = named or call.principal.namespace
+        decide(call.principal, call.rule, named)
 
     def _replying(self, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Respond:
         async def respond(call: Call, request: Any, context: Context) -> Any:

@@ -59,6 +59,21 @@ def test_denials_are_counted_and_written_once_per_interval(world: World) -> None
     assert verify(of(world, "blue")) is None
 
 
+def test_a_refused_operator_leaves_the_namespace_it_was_about(world: World) -> None:
+    eve = Principal("operator", "operator:eve", scope=("read:*",), expire_ms=1)
+    for principal, named in ((eve, "blue"), (eve, "red"), (eve, "red"), (BLUE, "red"), (BLUE, "green")):
+        call = world.call(principal, "SubmitTask")
+        call.namespace = named
+        world.audit.deny(call, "ACCESS_DENIED")
+    world.audit.flush_denials(0.0, 0.0)
+    assert [(record.object, record.count) for record in of(world, "_mesh")] == [
+        ("namespace:blue", 1),
+        ("namespace:red", 2),
+    ]
+    (blue,) = of(world, "blue")
+    assert (blue.object, blue.count) == ("", 2)
+
+
 def test_strangers_cannot_fill_memory_or_disk(world: World) -> None:
     for number in range(10 * MAX_PENDING_DENIALS):
         call = world.call(ANONYMOUS, "SubmitTask")

@@ -248,3 +248,14 @@ async def test_a_client_that_gives_up_is_no_incident(house: House) -> None:
         await asyncio.sleep(0.01)
     assert house.observer.calls == [("WaitTask", "CANCELLED")]
     assert house.incidents == []
+
+
+async def test_a_refused_operator_leaves_the_namespace_it_named(house: House) -> None:
+    reader = bearer((await house.world.issue_operator("eve", scope=("read:*",))).value)
+    stub = pb_grpc.SchedulerServiceStub(house.tcp)
+    caught = await failure(stub.SubmitTask(pb.SubmitTaskRequest(namespace="blue"), metadata=reader))
+    assert caught.reason == "ACCESS_DENIED"
+    house.world.writes.audit.clear()
+    house.world.audit.flush_denials(0.0, 0.0)
+    (record,) = house.world.writes.audit
+    assert (record.subject, record.object, record.allowed) == ("operator:eve", "namespace:blue", False)
