@@ -90,6 +90,9 @@ class Hands:
         opened = await self.agent.open(
             *(session_pb2.HeldAttempt(fence=each, phase=session_pb2.HELD_PHASE_RUNNING) for each in held)
         )
+        for fence in opened.drop:
+            # Until then it takes its slot.
+            await self.agent.send(stopped=session_pb2.Stopped(fence=fence))
         assign = (await self.agent.expect("assign")).assign
         await self.agent.send(accept=session_pb2.Accept(fence=assign.fence))
         return assign, list(opened.drop)
