@@ -89,6 +89,11 @@ def deploy(
     )
     environment = _environment(mesh, name, agent.spec, spec["slots"], joining.join_token)
     output.note(_explanation(agent, name, declared.created, changed, namespace_created))
+    if mesh.caller is not None:
+        output.note(
+            f"It is let in by {mesh.caller.subject}: if that is revoked, so is it. Deploy from the operator socket what "
+            "should outlive a person's access."
+        )
     if invocation.json:
         output.write_json(
             {

@@ -64,7 +64,8 @@ def test_a_running_agent_stays_as_it_is_and_that_is_an_error(meshd: FakeMeshd, m
 
 
 def test_the_command_to_type_keeps_the_slots(meshd: FakeMeshd, meshctl: Meshctl) -> None:
-    assert "--slots" not in meshctl(*DEPLOY).err
+    local = meshctl(*DEPLOY).err
+    assert ("--slots" in local, "It is let in by" in local) == (False, False)
     with_slots = meshctl(*DEPLOY, "--slots", "4")
     assert "--slots 4 -- COMMAND" in with_slots.err
     assert "export AGENTMESH_SLOTS=4" in with_slots.out.splitlines()
@@ -116,6 +117,7 @@ def test_a_command_runs_with_the_environment_less_the_callers_token(
     )
     outcome = meshctl(*DEPLOY, "--", sys.executable, "-c", program)
     assert outcome.code == 0
+    assert "It is let in by operator:alice: if that is revoked, so is it." in outcome.err
     assert "ended with code 0" in outcome.err
     assert outcome.out == ""
 
