@@ -33,6 +33,22 @@ def states(outcome: Outcome) -> dict[str, str]:
     return {check["name"]: check["state"] for check in outcome.json["checks"]}
 
 
+def test_a_revoked_agent_is_nothing_wrong(healthy: FakeMeshd, meshctl: Meshctl) -> None:
+    agent = healthy.add_agent("production", "worker-1")
+    agent.health, agent.health_cause = agent_pb2.HEALTH_LOST, "its identity was revoked"
+    change = healthy.change_status
+
+    def with_lost(answer: registry_service_pb2.GetMeshStatusResponse) -> None:
+        change(answer)
+        answer.namespaces[0].agents.add(health=agent_pb2.HEALTH_LOST, count=1)
+
+    healthy.change_status = with_lost
+    assert meshctl("doctor").code == 0
+    agent.health_cause = "its connection ended and it did not return"
+    agent.health_time.CopyFrom(now())
+    assert meshctl("doctor").code == 1
+
+
 def test_nothing_is_wrong(healthy: FakeMeshd, meshctl: Meshctl) -> None:
     outcome = meshctl("doctor")
     assert (outcome.code, outcome.err) == (0, "")

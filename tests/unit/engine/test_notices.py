@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+from meshd.domain.commands import RevokeAgent
 from meshd.domain.effects import Effects
-from meshd.domain.values import Agent, AgentSpec, AgentType, Health, OutcomeReason, TaskState
+from meshd.domain.limits import SessionRules
+from meshd.domain.values import Agent, AgentSpec, AgentType, Health, OutcomeReason, Session, TaskState
 from meshd.engine import notices
+from meshd.engine.mesh import Mesh
+from meshd.ops.metrics import Metrics
+from meshd.store.sqlite import SqliteStore
 from tests.unit.store.samples import an_ended_task
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +66,21 @@ async def test_a_poisoned_task_is_named_and_the_next_one_too() -> None:
             told.write()
         lines += logged
     assert [(line["count"], line["tasks"]) for line in lines] == [(1, ["blue/t1"]), (1, ["blue/t2"])]
+
+
+async def test_the_mesh_says_whom_it_lost(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path, 1)
+    restored = store.load()
+    (agent,) = loss_of("a").changed_agents[:1]
+    agent.health, agent.session = Health.HEALTHY, Session("s1", agent, b"", b"", 1, 0)
+    restored.agents.append(agent)
+    mesh = Mesh(store, restored, SessionRules(), Metrics(), lambda error: None)
+    await mesh.ask(mesh.namespaces["default"], lambda ticket: RevokeAgent(ticket, "a"))
+    with structlog.testing.capture_logs() as logged:
+        await mesh.shutdown()
+    store.close()
+    (line,) = logged
+    assert (line["agents"], line["causes"]) == (["default/a"], {"its identity was revoked": 1})
 
 
 async def test_what_changes_by_itself_says_nothing() -> None:
