@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshd.domain.access import ANONYMOUS, LOCAL_OPERATOR, AccessRule, Action, Call, Principal, Scope
+from meshd.domain.errors import Refusal
 from meshd.domain.records import Writes
 from meshd.domain.values import AgentType
 from meshd.engine.audit import AuditLog
-from meshd.engine.authority import Authority
+from meshd.engine.authority import Authority, Target
 from meshd.engine.challenge import proof_message
 from meshd.engine.commits import Commits, storage_failed
 from meshd.engine.credentials import Credentials
@@ -168,3 +170,13 @@ class World:
 def new_world(directory: Path) -> World:
     """A world with a fresh signing key kept in the directory."""
     return World(load_signing_key(directory / "keys"))
+
+
+async def revoke(world: World, by: Any = LOCAL_OPERATOR, namespace: Any = "blue", **target: Any) -> int:
+    return await world.authority.revoke(world.call(by), namespace, Target(**target), "words")
+
+
+async def refusal(awaitable: Any) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        await awaitable
+    return caught.value

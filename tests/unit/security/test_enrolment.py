@@ -13,17 +13,11 @@ from meshd.domain.values import AgentType
 from meshd.engine.authority import Target
 from meshd.engine.enrolment import NOBODYS_KEY
 from meshd.security.proofs import Ed25519Proofs
-from tests.auth_world import AgentKey, World
+from tests.auth_world import AgentKey, World, refusal
 
 pytestmark = pytest.mark.anyio
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
-
-
-async def refusal(awaitable: Any) -> Refusal:
-    with pytest.raises(Refusal) as caught:
-        await awaitable
-    return caught.value
 
 
 async def test_a_worker_joins_over_the_socket(world: World) -> None:
