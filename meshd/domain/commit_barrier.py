@@ -28,6 +28,12 @@ class CommitBarrier:
         """True when something computed so far is not durable yet."""
         return self._in_flight is not None or bool(self.collecting.writes)
 
+    @property
+    def pending_tasks(self) -> int:
+        """How many tasks changed and are not durable in their newest state."""
+        batches = [self.collecting] if self._in_flight is None else [self._in_flight, self.collecting]
+        return sum(len(each.writes.new_tasks) + len(each.writes.changed_tasks) for each in batches)
+
     def take(self) -> tuple[int, Effects] | None:
         """Close the collecting batch for commit; None while one is in flight or when there is nothing to write."""
         if self._in_flight is not None or not self.collecting.writes:

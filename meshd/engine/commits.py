@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from meshd.domain.commit_barrier import CommitBarrier
 from meshd.domain.effects import Effects
 from meshd.domain.errors import Reason, Refusal
+from meshd.domain.limits import RECENT_TASKS
 from meshd.domain.records import Writes
 from meshd.ports.observer import Observer
 from meshd.ports.store import Stop, StorageBrokenError, StorageError, Store
@@ -149,6 +150,15 @@ class Commits:
             done: asyncio.Future[None] = self._loop.create_future()
             self.effects.replies.append((done, None))
             await done
+
+    async def recall(self) -> None:
+        """See that what has left memory is in the store as it is. Raises Refusal when the storage failed or is closed.
+
+        Waits for the disk if so many tasks are not durable that one of them may have ended and left memory already.
+        """
+        # Half of them: as many again may end before the answer is used, and whoever uses it looks again after that.
+        if self._barrier.pending_tasks > RECENT_TASKS // 2:
+            await self.settled()
 
     async def read(self, read: Callable[..., T], *args: Any) -> T:
         """Run a read of the store on a reader thread. Raises Refusal when that failed or is closed."""

@@ -1,9 +1,8 @@
 """What the store knows of submitted ids: mostly nothing, and then it is not asked.
 
 Rule: an id that a filter may hold is looked up; one that no filter holds was never taken, here or before the start.
-Until the ids of earlier lives are learnt, and when there are too many to keep, every id is looked up, once all that was
-computed before is durable: a task may have ended and left memory while its commit still waits for the disk. Lookups that
-come while one is under way go together in the next.
+Until the ids of earlier lives are learnt, and when there are too many to keep, every id is looked up. Lookups that come
+while one is under way go together in the next. None may miss a task that left memory while its commit waits for the disk.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class KnownTasks:
             self._taken = None
         if not maybe:
             return {}
-        await self._commits.settled()
+        await self._commits.recall()
         future: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
         self._waiting.append((namespace, maybe, future))
         if self._running is None:

@@ -216,9 +216,8 @@ class Mesh:
             task = ns.tasks.get(task_id) or ns.recent.get(task_id)
             if task is not None:
                 return task
-            # What has left memory is in the store as it ended only once that is durable.
             ended_seen = ns.ended_count
-            await self.commits.settled()
+            await self.commits.recall()
             stored = await self.commits.read(self.store.get_task, ns.name, task_id)
             moved = ns.ended_count - ended_seen > RECENT_TASKS // 2
         # It may have been submitted meanwhile; memory knows better.

@@ -321,7 +321,8 @@ class World:
             # As the engine's filter: only of an id that was submitted before the store may know anything.
             taken = not self._asked.isdisjoint((namespace, task_id) for task_id in ids)
             self._asked.update((namespace, task_id) for task_id in ids)
-            if taken and daemon.barrier.pending:
+            behind = daemon.barrier.pending_tasks > self.plan.settings.recent_tasks // 2
+            if taken and behind:
                 daemon.barrier.collecting.callbacks.append(partial(soon, daemon, ticket, seen))
             else:
                 soon(daemon, ticket, seen)

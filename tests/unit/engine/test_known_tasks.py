@@ -39,10 +39,10 @@ class DirectCommits:
     """Reads at once; what waits for the disk is written when somebody waits for it."""
 
     def __init__(self) -> None:
-        self.before_settled: Callable[[], None] = lambda: None
+        self.before_recall: Callable[[], None] = lambda: None
 
-    async def settled(self) -> None:
-        self.before_settled()
+    async def recall(self) -> None:
+        self.before_recall()
 
     async def read(self, read: Callable[..., Any], *args: Any) -> Any:
         return read(*args)
@@ -108,7 +108,7 @@ class HeldCommits:
     def __init__(self) -> None:
         self.go = asyncio.Event()
 
-    async def settled(self) -> None:
+    async def recall(self) -> None:
         pass
 
     async def read(self, read: Callable[..., Any], *args: Any) -> Any:
@@ -150,5 +150,5 @@ async def test_a_look_waits_for_what_is_being_written() -> None:
     known = KnownTasks(cast("Store", store), cast("Commits", commits))
     await known.learn()
     await known.find("default", ["task"])
-    commits.before_settled = lambda: store.ids.append("task")
+    commits.before_recall = lambda: store.ids.append("task")
     assert await known.find("default", ["task"]) == {"task": KnownTask(7, b"digest")}

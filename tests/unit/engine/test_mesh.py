@@ -377,7 +377,7 @@ async def test_what_waits_for_a_commit_at_the_end_is_still_answered(
 @pytest.fixture
 def ids_that_leave_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Memory keeps the last two that ended; when these end together, the first is not among them."""
-    for part in (state_module, mesh_module):
+    for part in (state_module, mesh_module, commits_module):
         monkeypatch.setattr(part, "RECENT_TASKS", 2)
     return [f"t{number}" for number in range(5)]
 
@@ -407,6 +407,24 @@ async def test_a_task_that_left_memory_before_its_end_is_durable_is_found_as_it_
     await asyncio.sleep(0)
     held.go.set()
     assert (await finding).state is TaskState.CANCELLED
+
+
+async def test_a_task_of_long_ago_is_read_while_the_disk_hangs(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, ids_that_leave_memory: list[str]
+) -> None:
+    ns = mesh.namespaces["default"]
+    for task_id in ids_that_leave_memory:
+        await mesh.ask(ns, partial(submission, task_id))
+    await end_all(mesh, ids_that_leave_memory)
+    await mesh.commits.settled()
+    held = HeldStore(mesh.store)
+    monkeypatch.setattr(mesh.commits, "_store", held)
+    asked = asyncio.ensure_future(mesh.ask(ns, partial(submission, "new")))
+    await asyncio.to_thread(held.begun.wait, 10)
+    async with asyncio.timeout(10):
+        assert (await mesh.find_task(ns, "t0")).state is TaskState.CANCELLED
+    held.go.set()
+    await asked
 
 
 async def test_a_task_that_came_and_left_memory_while_it_was_looked_for_is_found(
