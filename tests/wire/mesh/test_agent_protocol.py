@@ -140,14 +140,20 @@ async def test_a_result_whose_ack_was_lost_is_dropped_and_revoked_though_it_coun
     assert (task.state, task.output.inline) == (task_pb2.TASK_STATE_SUCCEEDED, b"out")
 
 
-async def test_a_result_after_revoke_is_acknowledged_once_and_counts_for_nothing(mesh: RunningMesh) -> None:
-    agent = await mesh.agent("late", slots=1)
+async def taken_away(mesh: RunningMesh, agent: HandMadeAgent) -> bytes:
+    """Have the agent be assigned t1 and lose it to a cancel that it does not obey in time; return the fence."""
     await mesh.submit("t1")
     fence = (await agent.expect("assign")).assign.fence
     request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id="t1")
     request.grace.FromMilliseconds(1)
     await mesh.operator.scheduler.CancelTask(request)
     await agent.expect("revoke")
+    return fence
+
+
+async def test_a_result_after_revoke_is_acknowledged_once_and_counts_for_nothing(mesh: RunningMesh) -> None:
+    agent = await mesh.agent("late", slots=1)
+    fence = await taken_away(mesh, agent)
     await agent.send(done=session_pb2.Done(fence=fence, output=payload_pb2.Payload(inline=b"out")))
     assert (await agent.expect("ack")).ack.fence == fence
     assert (await mesh.wait("t1")).state == task_pb2.TASK_STATE_CANCELLED
@@ -159,12 +165,7 @@ async def test_a_result_after_revoke_is_acknowledged_once_and_counts_for_nothing
 
 async def test_what_was_taken_away_keeps_its_slot_while_it_is_named_as_running(mesh: RunningMesh) -> None:
     agent = await mesh.agent("busy", (), slots=1)
-    await mesh.submit("t1")
-    fence = (await agent.expect("assign")).assign.fence
-    request = scheduler_service_pb2.CancelTaskRequest(namespace="default", task_id="t1")
-    request.grace.FromMilliseconds(1)
-    await mesh.operator.scheduler.CancelTask(request)
-    await agent.expect("revoke")
+    fence = await taken_away(mesh, agent)
     opened = await agent.open(session_pb2.HeldAttempt(fence=fence, phase=session_pb2.HELD_PHASE_RUNNING))
     assert list(opened.drop) == [fence]
     await mesh.submit("t2")
